@@ -1,0 +1,123 @@
+"""What the analysis says: frozen records from the run table's cells up to the whole `Analysis`.
+
+Every estimate carries its interval and its status; a value that the grid cannot identify is a bound, never a point.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["ok", "lower_bound", "upper_bound", "not_identified"]
+CellState = Literal["interior", "edge_low", "edge_high", "too_few", "not_convex"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval.
+
+    status `ok`: value and interval hold. `lower_bound`: the truth is >= low (value is None, high is None).
+    `upper_bound`: the truth is <= high (value is None, low is None). `not_identified`: nothing can be said.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    status: Status
+    method: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (N, T, B) with its learning rates: the optimum, never extrapolated.
+
+    `lr`, `loss`, `curvature` are nan-free: where `state` is not `interior` they are Estimates with a non-ok status
+    (edge_low: upper bound on lr*, edge_high: lower bound on lr*). `loss_sigma` is the noise of one run's loss in nats.
+    """
+
+    width: int
+    tokens: int
+    batch_tokens: int
+    state: CellState
+    lr: Estimate  # eta*, at base width
+    loss: Estimate  # loss at eta*, nats
+    curvature: Estimate  # nats per octave squared: S_c of methods (quadratic in log2 lr)
+    argmin_lr: float  # raw argmin over the grid
+    argmin_loss: float
+    n_lrs: int
+    n_seeds: int
+    n_diverged: int
+    window: tuple[float, ...]  # the learning rates the quadratic used
+    log2_lr_sigma: float | None  # one standard error of log2 eta*, octaves; None unless interior
+    sensitivity: dict[str, Estimate]  # "wortsman", "window1", "window2" (nats)
+
+
+@dataclass(frozen=True)
+class LrLaw:
+    """One form of eta*(B) fitted at one T (pooled over widths) or over all T (`tokens` None)."""
+
+    form: str  # "power", "sqrt_saturation", "linear_saturation", "surge", "surge_plateau"
+    tokens: int | None
+    parameters: dict[str, Estimate]  # by name, e.g. "lr_crit", "batch_crit"
+    rms_octaves: float  # residual
+    chi2: float
+    n_points: int
+    n_parameters: int
+    aicc: float | None  # None when there are too few points for it
+    weight: float | None  # Akaike weight among the forms of this T
+
+
+@dataclass(frozen=True)
+class LrLawVerdict:
+    """Which form of eta*(B) the data prefer at one T (or over all T: `tokens` None); `ambiguous` is common."""
+
+    tokens: int | None
+    verdict: str  # a form's name, "ambiguous" or "too few points"
+    candidates: tuple[str, ...]  # forms within the threshold of the best
+    explanation: str
+
+
+@dataclass(frozen=True)
+class CriticalBatch:
+    """B_crit at one T by one definition, in tokens."""
+
+    definition: str  # "time_transfer_surge", "sqrt_saturation", "linear_saturation", "hyperbola" ...
+    tokens: int
+    batch: Estimate
+
+
+@dataclass(frozen=True)
+class BestBatch:
+    """B*(T): argmin over B of the loss at eta*(B), per width (or pooled: width None)."""
+
+    width: int | None
+    tokens: int
+    batch: Estimate
+    lr: Estimate  # eta* at B*
+    loss: Estimate
+    bracket: tuple[int, int]  # the neighbouring grid batches
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Power law quantity ~ tokens^exponent (times width^exponent_width where fitted)."""
+
+    quantity: str  # e.g. "batch_crit:time_transfer_surge", "batch_best", "lr_crit", "lr_at_batch:2048", "curvature"
+    exponent: Estimate
+    coefficient: Estimate  # log2 of the quantity at reference tokens
+    exponent_width: Estimate | None
+    n_points: int
+    reference_tokens: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything `bcrit analyse` knows about one run table; serialised as laws.json."""
+
+    meta: dict[str, object]  # study, schedule, parametrization, fingerprint(s), counts by status, seed of the bootstrap, version
+    cells: tuple[Cell, ...]
+    lr_laws: tuple[LrLaw, ...]
+    lr_verdicts: tuple[LrLawVerdict, ...]
+    critical_batch: tuple[CriticalBatch, ...]
+    best_batch: tuple[BestBatch, ...]
+    growth: tuple[Growth, ...]
+    warnings: tuple[str, ...]  # plain sentences for the report: what is not identified and why

@@ -1,0 +1,104 @@
+"""Arithmetic in config files: exact powers of two, ranges and filters, without `eval`.
+
+`2^-7` is a number, `2^8..2^13` a range of powers of two, `batch_tokens <= budget_tokens / 16` a filter.
+"""
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from configs.errors import ConfigError
+
+_BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
+_UNARY: dict[type[ast.AST], Callable[[Any], Any]] = {
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Not: operator.not_,
+}
+
+
+def evaluate(text: str, names: Mapping[str, Any] | None = None) -> Any:
+    """Value of an arithmetic or logical expression; `^` and `**` are powers, names may be dotted.
+
+    Raises ConfigError if the text does not parse, uses an unknown name, or has no finite value.
+    """
+    try:
+        tree = ast.parse(text.strip().replace("^", "**"), mode="eval")
+        return _value(tree.body, names or {})
+    except ConfigError:
+        raise
+    except (SyntaxError, ArithmeticError, TypeError, ValueError) as error:
+        raise ConfigError(f"cannot evaluate {text!r}: {error}") from error
+
+
+def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str() as value):
+            return value
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            a, b = _value(left, names), _value(right, names)
+            if isinstance(op, ast.Pow) and abs(b) > 1100:
+                raise ConfigError(f"the exponent {b} is too large")
+            return _BINARY[type(op)](a, b)
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+            return _UNARY[type(op)](_value(operand, names))
+        case ast.BoolOp(op=op, values=values):
+            results = [bool(_value(v, names)) for v in values]
+            return all(results) if isinstance(op, ast.And) else any(results)
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            operands = [_value(n, names) for n in (left, *comparators)]
+            return all(_BINARY[type(op)](a, b) for op, a, b in zip(ops, operands, operands[1:], strict=False))
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return [_value(item, names) for item in items]
+        case ast.Name() | ast.Attribute():
+            name = ast.unparse(node)
+            if name not in names:
+                raise ConfigError(f"unknown name {name!r}; known: {', '.join(sorted(names))}")
+            return names[name]
+    raise ConfigError(f"{ast.unparse(node)!r} is not arithmetic")
+
+
+def number(value: Any) -> Any:
+    """A YAML scalar as a number: `"2^19"` -> 524288, `"2^-7"` -> 0.0078125; anything but text passes through."""
+    if not isinstance(value, str):
+        return value
+    result = evaluate(value)
+    if isinstance(result, bool) or not isinstance(result, int | float):
+        raise ConfigError(f"{value!r} is not a number")
+    return result
+
+
+def powers(text: str) -> list[int | float]:
+    """Geometric range `"first..last"` or `"first..last by factor"` (factor 2 if absent), both ends included.
+
+    The factor must divide the range exactly; exponents are added in log2, so powers of two stay exact.
+    """
+    first_text, _, rest = text.partition("..")
+    last_text, _, factor_text = rest.partition(" by ")
+    first, last, factor = number(first_text), number(last_text), number(factor_text or "2")
+    if min(first, last) <= 0 or factor <= 1 or last < first:
+        raise ConfigError(f"range {text!r}: write a positive first..last with last >= first and a factor above 1")
+    octaves = math.log2(factor)
+    count = math.log2(last / first) / octaves
+    if abs(count - round(count)) > 1e-9:
+        raise ConfigError(f"range {text!r}: {last_text.strip()} is not first times a power of {factor}")
+    values = [first * 2.0 ** (octaves * i) for i in range(round(count) + 1)]
+    return [int(v) if v == int(v) and isinstance(first, int) else v for v in values]

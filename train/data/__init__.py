@@ -1,0 +1,1 @@
+"""The way of a token: corpus -> pack -> order -> batch."""
