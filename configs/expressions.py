@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, did_you_mean
 
 _BINARY: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -45,7 +45,9 @@ def evaluate(text: str, names: Mapping[str, Any] | None = None) -> Any:
         return _value(tree.body, names or {})
     except ConfigError:
         raise
-    except (SyntaxError, ArithmeticError, TypeError, ValueError) as error:
+    except SyntaxError as error:
+        raise ConfigError(f"cannot read {text!r} as an expression: {error.msg}") from error
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"cannot evaluate {text!r}: {error}") from error
 
 
@@ -55,6 +57,8 @@ def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
             return value
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
             a, b = _value(left, names), _value(right, names)
+            if not (isinstance(a, int | float) and isinstance(b, int | float)):
+                raise ConfigError(f"{ast.unparse(node)!r}: arithmetic needs two numbers")
             if isinstance(op, ast.Pow) and abs(b) > 1100:
                 raise ConfigError(f"the exponent {b} is too large")
             return _BINARY[type(op)](a, b)
@@ -71,19 +75,35 @@ def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
         case ast.Name() | ast.Attribute():
             name = ast.unparse(node)
             if name not in names:
-                raise ConfigError(f"unknown name {name!r}; known: {', '.join(sorted(names))}")
+                raise ConfigError(f"unknown name {name!r}; {did_you_mean(name, names)}" if names else f"{name!r} is not a number")
             return names[name]
     raise ConfigError(f"{ast.unparse(node)!r} is not arithmetic")
 
 
 def number(value: Any) -> Any:
-    """A YAML scalar as a number: `"2^19"` -> 524288, `"2^-7"` -> 0.0078125; anything but text passes through."""
+    """A YAML scalar as a number: `"2^19"` -> 524288, `"2^-7"` -> 0.0078125; what is not text passes through.
+
+    Raises ConfigError for text that is no number, and for true and false, which Python would count as 1 and 0.
+    """
+    if isinstance(value, bool):
+        raise ConfigError(f"{str(value).lower()} is not a number")
     if not isinstance(value, str):
         return value
+    if ".." in value:
+        raise ConfigError(f"{value!r} is a range, and only the axes of a study take ranges")
     result = evaluate(value)
     if isinstance(result, bool) or not isinstance(result, int | float):
         raise ConfigError(f"{value!r} is not a number")
     return result
+
+
+def number_text(value: float) -> str:
+    """The shortest text that `number` reads back: `2^18`, `2^-7.5` where that is exact, else decimal."""
+    if value > 0 and not 1 <= value < 1024:
+        exponent = round(4 * math.log2(value)) / 4
+        if 2.0**exponent == value:
+            return f"2^{exponent:g}"
+    return repr(value)
 
 
 def powers(text: str) -> list[int | float]:
@@ -93,12 +113,43 @@ def powers(text: str) -> list[int | float]:
     """
     first_text, _, rest = text.partition("..")
     last_text, _, factor_text = rest.partition(" by ")
-    first, last, factor = number(first_text), number(last_text), number(factor_text or "2")
+    try:
+        first, last, factor = number(first_text), number(last_text), number(factor_text or "2")
+    except ConfigError as error:
+        raise ConfigError(f"range {text!r}: {error}; write first..last or first..last by factor") from error
     if min(first, last) <= 0 or factor <= 1 or last < first:
-        raise ConfigError(f"range {text!r}: write a positive first..last with last >= first and a factor above 1")
+        raise ConfigError(f"range {text!r}: needs 0 < first <= last and a factor above 1; list other values as [a, b, c]")
     octaves = math.log2(factor)
     count = math.log2(last / first) / octaves
     if abs(count - round(count)) > 1e-9:
-        raise ConfigError(f"range {text!r}: {last_text.strip()} is not first times a power of {factor}")
-    values = [first * 2.0 ** (octaves * i) for i in range(round(count) + 1)]
+        nearest = first * factor ** math.floor(count)
+        raise ConfigError(
+            f"range {text!r}: {last_text.strip()} is not {first_text.strip()} times a power of {factor:g}; "
+            f"end at {nearest:g} or {nearest * factor:g}"
+        )
+    if count > 1000:
+        raise ConfigError(f"range {text!r} has {round(count) + 1} values; use a larger factor")
+    # An integer factor multiplies exactly; a root of two does so in log2.
+    values = [first * (factor**i if isinstance(factor, int) else 2.0 ** (octaves * i)) for i in range(round(count) + 1)]
     return [int(v) if v == int(v) and isinstance(first, int) else v for v in values]
+
+
+def axis_values(value: Any) -> tuple[Any, ...]:
+    """What an axis of a study may be, as its values: a range, a list or a single value; text that is a number becomes one.
+
+    Raises ConfigError if there is no value, or if a range does not hit its end.
+    """
+    if isinstance(value, str) and ".." in value:
+        return tuple(powers(value))
+    items = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if items in ((), (None,)):
+        raise ConfigError("an axis needs at least one value: write [a, b, c], first..last, or remove it")
+    return tuple(_number_or_text(item) for item in items)
+
+
+def _number_or_text(item: Any) -> Any:
+    # Not every axis is numeric (schedule.kind: [constant, wsd]); the field itself judges what stays text.
+    try:
+        return number(item) if isinstance(item, str) else item
+    except ConfigError:
+        return item

@@ -1,7 +1,7 @@
 """What a run and a study are: frozen pydantic models, the only place where a field is named and explained.
 
 Units: batch and budget in tokens, `_seqs` where sequences are meant, learning rate `lr`, losses in nats.
-Divisibility is not checked here but in `configs.plan`, which knows the arithmetic.
+A field is checked here by itself; what fields ask of each other (divisibility) is checked in `configs.plan`.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from configs.expressions import number
+from configs.expressions import axis_values, number
 
 Int = Annotated[int, BeforeValidator(number)]
 Float = Annotated[float, BeforeValidator(number), Field(allow_inf_nan=False)]
@@ -18,6 +18,8 @@ PositiveFloat = Annotated[Float, Field(gt=0)]
 Unsigned = Annotated[Int, Field(ge=0)]
 NonNegative = Annotated[Float, Field(ge=0)]
 Fraction = Annotated[Float, Field(ge=0, lt=1)]
+EvenInt = Annotated[Int, Field(gt=0, multiple_of=2)]  # rotary positions turn coordinates in pairs
+AxisValues = Annotated[tuple[Any, ...], BeforeValidator(axis_values)]
 
 
 class Frozen(BaseModel):
@@ -32,8 +34,8 @@ class ModelConfig(Frozen):
     width: PositiveInt = Field(64, description="Residual width N (hidden size).")
     base_width: PositiveInt = Field(64, description="Width at which mup equals sp; multipliers follow width / base_width.")
     depth: PositiveInt = Field(2, description="Number of transformer blocks.")
-    head_dim: PositiveInt = Field(16, description="Size of an attention head; width / head_dim heads.")
-    base_head_dim: PositiveInt | None = Field(None, description="Head size at base width (default: head_dim); 1/d attention beyond it.")
+    head_dim: EvenInt = Field(16, description="Size of an attention head; width / head_dim heads.")
+    base_head_dim: EvenInt | None = Field(None, description="Head size at base width (empty: head_dim); 1/d attention beyond it.")
     ffn_ratio: PositiveInt = Field(3, description="Feed-forward width / width.")
     seq_len: PositiveInt = Field(128, description="Context length in tokens; every sequence is full.")
     vocab_size: PositiveInt = Field(257, description="Rows of the embedding; at least the data's vocabulary.")
@@ -124,8 +126,20 @@ class StudyConfig(Frozen):
     `axes` are crossed; each entry of `zipped` moves its keys together; a run is kept if every `where` is true.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(description="Name of the study and of its directory.")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the study and of its directory.",
+        json_schema_extra={"allowed": "letters, digits, '.', '_' and '-', starting with a letter or digit"},
+    )
     base: RunConfig = Field(default_factory=RunConfig, description="The run that the axes vary (or the path of a run's YAML file).")
-    axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="Dotted field -> values, crossed; `2^8..2^13` is a range.")
-    zipped: tuple[dict[str, tuple[Any, ...]], ...] = Field((), description="Groups of fields that move together.")
+    axes: dict[str, AxisValues] = Field(
+        default_factory=dict,
+        description="Dotted field -> values, crossed: a list, or a range such as `2^8..2^13` or `2^-10..2^-5 by 2^0.5`.",
+        json_schema_extra={"allowed": "fields with their values"},
+    )
+    zipped: tuple[dict[str, AxisValues], ...] = Field(
+        (),
+        description="Groups of fields whose values move together, each written like `axes`.",
+        json_schema_extra={"allowed": "a list of groups of fields with their values"},
+    )
     where: tuple[str, ...] = Field((), description="Conditions on a run's fields, e.g. `batch_tokens <= budget_tokens / 16`.")

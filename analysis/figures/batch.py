@@ -1,0 +1,172 @@
+"""Figures of the batch: B_crit(T) beside B*(T), and loss against B at the tuned learning rate."""
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import marks
+from analysis.figures.colours import BLUE, GREEN, INK, ORANGE, PINK, sequential, symbols
+from analysis.figures.figure import Figure, schedule_of
+from analysis.figures.frames import KEY, cells, estimate_columns, known, numeric, spread, words
+from analysis.figures.learning_rate import BATCH_TITLE, TOKENS_TITLE
+from analysis.figures.panels import log2_axis, panels
+from analysis.notation import compact, grid_count, nats
+from analysis.results import Analysis, Growth
+
+COLOURS = (BLUE, ORANGE, GREEN, PINK)
+DEFINITIONS = {
+    "time_transfer_surge": "B<sub>crit</sub>, surge form",
+    "sqrt_saturation": "B<sub>crit</sub>, √ saturation",
+    "linear_saturation": "B<sub>crit</sub>, linear saturation",
+    "hyperbola": "B<sub>crit</sub>, S–E hyperbola",
+}
+_BAND_POINTS = 60
+
+
+def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
+    """B_crit(T) by each definition and B*(T) per width, with the fitted growth (methods 1d, figure 3)."""
+    rows = [
+        {"kind": "batch_crit", "series": crit.definition, "width": None, "tokens": crit.tokens} | spread("batch", crit.batch)
+        for crit in analysis.critical_batch
+    ] + [
+        {"kind": "batch_best", "series": "batch_best", "width": best.width, "tokens": best.tokens}
+        | spread("batch", best.batch)
+        for best in analysis.best_batch
+    ]
+    data = numeric(rows, ["kind", "series", "width", "tokens", *estimate_columns("batch")])
+    figure_id, title = "critical-batch", f"Critical and best batch against token budget ({schedule_of(table)})"
+    caption = (
+        "Left: B<sub>crit</sub>(T), each series by its own definition (named in the legend and at the end of the page; they "
+        "are different quantities). Right: B*(T), the batch of lowest loss when η is tuned for each B. Bars are 95 % "
+        "intervals, open triangles are bounds: the grid does not reach the truth, it lies where they point. Lines with bands: "
+        "the fitted growth T<sup>α</sup> with its 95 % band, drawn only where the exponent is identified."
+    )
+    if not known(data, "batch"):
+        reason = "Not drawn: neither B<sub>crit</sub> nor B* is identified or bounded at any T."
+        return Figure(figure_id, title, caption, data, None, reason)
+    fits = [_fit(growth, data["tokens"]) for growth in analysis.growth if growth.quantity in _series_of(analysis)]
+    span = np.clip(known(data, "batch"), table["batch_tokens"].min() / 16, table["batch_tokens"].max() * 16)
+    plot = panels(
+        ["B<sub>crit</sub>(T), by definition", "B*(T), lowest loss at tuned η"],
+        2,
+        x=log2_axis(data["tokens"], TOKENS_TITLE),
+        y=log2_axis(span, BATCH_TITLE, pad=0.8),
+        height=360,
+    )
+    definitions = list(dict.fromkeys(data.loc[data["kind"] == "batch_crit", "series"]))
+    colour = dict(zip(definitions, COLOURS * len(definitions), strict=False)) | {"batch_best": INK}
+    for fit in fits:
+        series = fit["series"].iloc[0]
+        panel = 1 if series == "batch_best" else 0
+        marks.band(plot, panel, fit["tokens"], fit["batch_low"], fit["batch_high"], group=series, colour=colour[series])
+        marks.curve(plot, panel, fit["tokens"], fit["batch"], name=series, group=series, colour=colour[series])
+    symbol = symbols(definitions)
+    for definition in definitions:
+        part = data[data["series"] == definition]
+        _series(plot, 0, part, DEFINITIONS.get(definition, definition), definition, colour[definition], symbol[definition])
+    best = data[data["kind"] == "batch_best"]
+    keys = sorted(best["width"].fillna(0).unique())
+    ink, symbol = sequential("width", keys), symbols(keys)
+    for width in keys:
+        label = f"B*, N = {width:g}" if width else "B*, all widths"
+        _series(plot, 1, best[best["width"].fillna(0) == width], label, "batch_best", ink[width], symbol[width])
+    return Figure(figure_id, title, caption, pd.concat([data, *fits], ignore_index=True), plot)
+
+
+def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
+    """Loss at the tuned learning rate above the best batch's, one curve per T (methods 1d, figure 7)."""
+    frame = cells(analysis)
+    data = frame[[*KEY, "state", *estimate_columns("loss"), "argmin_loss"]].copy()
+    data["tuned"] = data["loss"].fillna(data["argmin_loss"])
+    best = data.groupby(["width", "tokens"])["tuned"].transform("min")
+    data["excess"] = data["tuned"] - best
+    data["excess_low"], data["excess_high"] = data["loss_low"] - best, data["loss_high"] - best
+    data["excess_status"] = np.where(data["loss"].notna(), "ok", "upper_bound")
+    data["excess_high"] = data["excess_high"].where(data["loss"].notna(), data["excess"])
+    data["excess"] = data["excess"].where(data["loss"].notna())
+    figure_id, title = "loss-against-batch", f"Loss against batch at the tuned learning rate ({schedule_of(table)})"
+    caption = (
+        "Validation loss at η*(B), in nats above the lowest of the same (N, T); bars are 95 % intervals. Where a curve is flat "
+        "within its bars, the best batch is not resolved. Open triangles: η* lay at the edge of the learning-rate grid, so the "
+        "loss shown is only an upper bound of the tuned loss."
+    )
+    if data["batch_tokens"].nunique() < 2:
+        reason = "Not drawn: it needs at least two batches B, and the table has one."
+        return Figure(figure_id, title, caption, data, None, reason)
+    widths, budgets = sorted(data["width"].unique()), sorted(data["tokens"].unique())
+    plot = panels(
+        [f"N = {width}" for width in widths],
+        3,
+        x=log2_axis(data["batch_tokens"], BATCH_TITLE),
+        y={"title": "loss above the best batch, nats", "rangemode": "tozero"},
+        height=340,
+    )
+    colour, symbol = sequential("tokens", budgets), symbols(budgets)
+    for panel, width in enumerate(widths):
+        for tokens in budgets:
+            part = data[(data["width"] == width) & (data["tokens"] == tokens)]
+            label = f"T = {grid_count(tokens)}"
+            marks.measured(
+                plot,
+                panel,
+                part,
+                "batch_tokens",
+                "excess",
+                name=label,
+                group=label,
+                colour=colour[tokens],
+                symbol=symbol[tokens],
+                legend=panel == 0,
+                hover=[
+                    f"{label}, B = {grid_count(row.batch_tokens)}<br>loss {nats(row.tuned)} nats, "
+                    f"above the best: {words(row, 'excess', nats)}"
+                    for row in part.itertuples()
+                ],
+            )
+    return Figure(figure_id, title, caption, data, plot)
+
+
+def _series(plot, panel, part, label, group, colour, symbol) -> None:
+    marks.measured(
+        plot,
+        panel,
+        part,
+        "tokens",
+        "batch",
+        name=label,
+        group=f"{group} {label}",
+        colour=colour,
+        symbol=symbol,
+        line=False,
+        legend=len(part) > 0,
+        hover=[f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'batch', compact)} tokens" for row in part.itertuples()],
+    )
+
+
+def _series_of(analysis: Analysis) -> dict[str, str]:
+    """Growth quantity -> series drawn here, for the growth laws with an identified exponent."""
+    names = {f"batch_crit:{crit.definition}": crit.definition for crit in analysis.critical_batch}
+    return names | {"batch_best": "batch_best"}
+
+
+def _fit(growth: Growth, tokens: pd.Series) -> pd.DataFrame:
+    """The growth law over the drawn budgets with its 95 % band.
+
+    At the reference budget (the centre of the points) slope and level are uncorrelated, so that half-widths of the two
+    intervals add in quadrature.
+    """
+    x = np.geomspace(tokens.min(), tokens.max(), _BAND_POINTS)
+    octaves = np.log2(x / growth.reference_tokens)
+    level, slope = growth.coefficient, growth.exponent
+    centre = level.value + slope.value * octaves
+    above = np.hypot(level.high - level.value, octaves * np.where(octaves > 0, slope.high - slope.value, slope.value - slope.low))
+    below = np.hypot(level.value - level.low, octaves * np.where(octaves > 0, slope.value - slope.low, slope.high - slope.value))
+    return pd.DataFrame(
+        {
+            "kind": "growth",
+            "series": growth.quantity.removeprefix("batch_crit:"),
+            "tokens": x,
+            "batch": 2.0**centre,
+            "batch_low": 2.0 ** (centre - below),
+            "batch_high": 2.0 ** (centre + above),
+        }
+    )

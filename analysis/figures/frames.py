@@ -1,0 +1,63 @@
+"""The analysis as tidy frames: one row per cell, best batch or law, estimates spread over four columns."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from analysis.notation import Writer, estimate_text, plain
+from analysis.results import Analysis, Estimate
+
+KEY = ["width", "tokens", "batch_tokens"]
+
+
+def spread(name: str, estimate: Estimate) -> dict[str, Any]:
+    """`name`, `name_low`, `name_high`, `name_status` of one estimate."""
+    return {
+        name: estimate.value,
+        f"{name}_low": estimate.low,
+        f"{name}_high": estimate.high,
+        f"{name}_status": estimate.status,
+    }
+
+
+def numeric(rows: Iterable[dict[str, Any]], columns: Iterable[str]) -> pd.DataFrame:
+    """Rows as a frame with these columns even when there are none; absent numbers are NaN, never None."""
+    frame = pd.DataFrame(list(rows), columns=pd.Index(list(columns)))
+    measured = [c for c in frame if f"{c}_status" in frame or c.endswith(("_low", "_high"))]
+    return frame.astype(dict.fromkeys(measured, float))
+
+
+def estimate_columns(*names: str) -> list[str]:
+    """Columns that `spread` makes for these names."""
+    return [f"{name}{end}" for name in names for end in ("", "_low", "_high", "_status")]
+
+
+def cells(analysis: Analysis) -> pd.DataFrame:
+    """One row per cell: key, state, lr, loss and curvature with intervals, raw argmin, counts."""
+    plain = ["state", "argmin_lr", "argmin_loss", "n_lrs", "n_seeds", "n_diverged"]
+    rows = (
+        {name: getattr(cell, name) for name in KEY + plain}
+        | spread("lr", cell.lr)
+        | spread("loss", cell.loss)
+        | spread("curvature", cell.curvature)
+        for cell in analysis.cells
+    )
+    columns = KEY + plain + estimate_columns("lr", "loss", "curvature")
+    return numeric(rows, columns).sort_values(KEY, ignore_index=True)
+
+
+def known(frame: pd.DataFrame, name: str) -> list[float]:
+    """Every finite value of an estimate column, with the bounds that are drawn: what an axis must cover."""
+    bounds = frame[f"{name}_low"].where(frame[f"{name}_status"] == "lower_bound")
+    bounds = bounds.fillna(frame[f"{name}_high"].where(frame[f"{name}_status"] == "upper_bound"))
+    return frame[name].fillna(bounds).dropna().tolist()
+
+
+def words(row: Any, name: str, write: Writer = plain) -> str:
+    """An estimate of a row of `itertuples`, as text."""
+    value, low, high = (
+        None if pd.isna(number := getattr(row, column)) else float(number)
+        for column in (name, f"{name}_low", f"{name}_high")
+    )
+    return estimate_text(Estimate(value, low, high, "", getattr(row, f"{name}_status"), ""), write)

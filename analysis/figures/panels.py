@@ -1,0 +1,143 @@
+"""Small multiples: axes for n panels, and how they are arranged in one, two or more columns.
+
+The arrangement for every column count travels in `layout.meta`, so that the page can restack panels on a narrow screen
+without knowing any geometry.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import ceil, floor, log2
+from typing import Any
+
+import plotly.graph_objects as go
+
+from analysis.figures.colours import GRID, INK, MUTED
+from analysis.notation import power_of_two
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+WIDTH = 1080  # px of a full-width figure; domains are fractions of it
+NARROW = 240  # px below which a panel should not shrink
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 30, 50
+_ROW_GAP = 46
+
+
+def panels(
+    titles: Sequence[str],
+    columns: int,
+    *,
+    x: dict[str, Any],
+    y: dict[str, Any] | Sequence[dict[str, Any]],
+    height: int = 270,
+    shared_y: bool = True,
+) -> go.Figure:
+    """An empty figure with one panel per title; `x` and `y` are axis properties (one y, or one for each panel).
+
+    With `shared_y` all panels have the same y axis, labelled in the first column only.
+    """
+    n = len(titles)
+    columns = min(columns, n)
+    ys = [dict(y) for _ in titles] if isinstance(y, dict) else [dict(axis) for axis in y]
+    layout: dict[str, Any] = {}
+    for i in range(n):
+        layout[_axis("x", i)] = _AXIS | _untitled(x) | {"anchor": f"y{i + 1}"} | ({"matches": "x"} if i else {})
+        layout[_axis("y", i)] = _AXIS | _untitled(ys[i]) | {"anchor": f"x{i + 1}"}
+        if shared_y and i:
+            layout[_axis("y", i)]["matches"] = "y"
+    labels = {"x": x.get("title", ""), "y": [axis.get("title", "") for axis in ys]}
+    arrangements = [_arrange(n, count, height, shared_y, labels) for count in range(1, columns + 1)]
+    plot = go.Figure()
+    plot.update_layout(_LOOK | layout, meta={"arrangements": arrangements, "narrow": NARROW + _LEFT})
+    plot.update_layout(arrangements[-1], annotations=[_panel_title(i, text) for i, text in enumerate(titles) if text])
+    return plot
+
+
+def place(panel: int) -> dict[str, str]:
+    """Axes of a panel, for a trace (panels are numbered from 0 in reading order)."""
+    return {"xaxis": f"x{panel + 1}", "yaxis": f"y{panel + 1}"}
+
+
+def log2_axis(values: Iterable[float], title: str, *, ticks: int = 6, pad: float = 0.35) -> dict[str, Any]:
+    """A log axis over positive values with ticks at whole powers of two; `pad` in octaves."""
+    octaves = [log2(v) for v in values if v > 0]
+    low, high = (min(octaves) - pad, max(octaves) + pad) if octaves else (0.0, 1.0)
+    first, last = ceil(low), floor(high)
+    step = max(1, ceil((last - first) / (ticks - 1))) if last > first else 1
+    shown = range(first, last + 1, step)
+    return {
+        "type": "log",
+        "title": title,
+        "range": [low / log2(10), high / log2(10)],
+        "tickvals": [2.0**k for k in shown],
+        "ticktext": [power_of_two(k) for k in shown],
+    }
+
+
+def _arrange(n: int, columns: int, height: int, shared_y: bool, labels: dict[str, Any]) -> dict[str, Any]:
+    """Layout properties that put n panels into this many columns; labels only where they are needed."""
+    rows = ceil(n / columns)
+    inner_width = WIDTH * min(1, (columns + 0.2) / 3) - _LEFT - _RIGHT
+    gap = (22 if shared_y else 58) / inner_width if columns > 1 else 0.0
+    panel_width = (1 - gap * (columns - 1)) / columns
+    inner_height = rows * height + (rows - 1) * _ROW_GAP
+    layout: dict[str, Any] = {"height": inner_height + _TOP + _BOTTOM}
+    for i in range(n):
+        row, column = divmod(i, columns)
+        left, top = column * (panel_width + gap), 1 - row * (height + _ROW_GAP) / inner_height
+        is_bottom, is_first = i + columns >= n, column == 0
+        layout[_axis("x", i)] = {
+            "domain": [left, min(1.0, left + panel_width)],
+            "title": {"text": labels["x"] if is_bottom else ""},
+            "showticklabels": is_bottom or columns == 1,
+        }
+        layout[_axis("y", i)] = {
+            "domain": [max(0.0, top - height / inner_height), top],
+            "title": {"text": labels["y"][i] if is_first else ""},
+            "showticklabels": is_first or not shared_y,
+        }
+    return layout
+
+
+def _untitled(axis: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in axis.items() if key != "title"}
+
+
+def _axis(letter: str, panel: int) -> str:
+    return f"{letter}axis{panel + 1 if panel else ''}"
+
+
+def _panel_title(panel: int, text: str) -> dict[str, Any]:
+    return {
+        "text": f"<b>{text}</b>",
+        "xref": f"x{panel + 1} domain",
+        "yref": f"y{panel + 1} domain",
+        "x": 0,
+        "y": 1,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 4,
+        "showarrow": False,
+        "font": {"size": 12.5, "color": INK},
+    }
+
+
+_AXIS: dict[str, Any] = {
+    "gridcolor": GRID,
+    "linecolor": MUTED,
+    "tickcolor": MUTED,
+    "ticks": "outside",
+    "ticklen": 4,
+    "showline": True,
+    "zeroline": False,
+    "tickfont": {"color": MUTED, "size": 12},
+    "title": {"font": {"color": INK, "size": 13}, "standoff": 8},
+}
+_LOOK: dict[str, Any] = {
+    "template": "none",
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"family": FONT, "size": 13, "color": INK},
+    "margin": {"l": _LEFT, "r": _RIGHT, "t": _TOP, "b": _BOTTOM},
+    "hovermode": "closest",
+    "hoverlabel": {"font": {"family": FONT, "size": 12.5}},
+    "legend": {"groupclick": "togglegroup"},
+    "autosize": True,
+}

@@ -1,0 +1,126 @@
+"""Run directories -> the run table: one row per run and budget, the only thing the laws are fitted to."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from configs.errors import ConfigError
+from configs.rundir import Status, manifest_ids, read_config, read_status, run_dir_of, write_atomic
+from configs.schema import RunConfig
+
+KINDS = ("embedding", "attention", "ffn", "residual", "logits")
+
+COLUMNS: dict[str, str] = {
+    "run_id": "content hash of what defines the run's result",
+    "study": "name of the study",
+    "status": "finished, diverged, or where an unfinished run stands",
+    "width": "N: residual width",
+    "depth": "number of blocks",
+    "n_params": "number of parameters",
+    "batch_tokens": "B: tokens per optimizer step",
+    "lr": "peak learning rate at base width",
+    "seed": "seed of the initialisation and the data order",
+    "tokens": "T: tokens seen at this row's readout",
+    "loss": "validation loss in nats; empty if the run diverged or has not come this far",
+    "train_loss": "mean training loss in nats since the previous training record",
+    "loss_init": "validation loss before the first step",
+    "budget_tokens": "tokens of the whole run",
+    "schedule": "kind of learning-rate schedule",
+    "parametrization": "mup or sp",
+    "precision": "compute precision",
+    "zero_stage": "DeepSpeed ZeRO stage",
+    "world_size": "number of ranks",
+    "data_fingerprint": "hash of the packed data",
+    "code_version": "commit that trained it",
+    "tokens_per_s": "training speed of the last attempt",
+    "seconds": "seconds in training and validation over all attempts",
+    "startup_seconds": "seconds from process start to the first step, for a worker's first run",
+    "peak_memory_bytes": "most memory the process held",
+    **{f"rms_{kind}": f"RMS of {kind} activations at this readout" for kind in KINDS},
+    **{f"rms_{kind}_init": f"RMS of {kind} activations before the first step" for kind in KINDS},
+}
+
+
+def build_table(study_dir: Path) -> pd.DataFrame:
+    """The run table of a study, in the manifest's order; runs that never started have rows without a loss.
+
+    Raises ConfigError if `study_dir` holds no study.
+    """
+    rows = [row for identity in manifest_ids(study_dir) for row in _rows(run_dir_of(study_dir, identity), study_dir.name)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def write_table(table: pd.DataFrame, study_dir: Path) -> tuple[Path, Path]:
+    """Write table.parquet and table.csv, each atomically; return their paths."""
+    parquet, csv = study_dir / "table.parquet", study_dir / "table.csv"
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomic(parquet, buffer.getvalue())
+    write_atomic(csv, table.to_csv(index=False))
+    return parquet, csv
+
+
+def read_table(study_dir: Path) -> pd.DataFrame:
+    """The table that `bcrit table` wrote. Raises ConfigError if there is none."""
+    try:
+        return pd.read_parquet(study_dir / "table.parquet")
+    except FileNotFoundError:
+        raise ConfigError(f"{study_dir}: no table.parquet: run `bcrit table` first") from None
+
+
+def _rows(run_dir: Path, study: str) -> list[dict[str, Any]]:
+    config, status = read_config(run_dir), read_status(run_dir)
+    by_tokens = {readout.tokens: readout for readout in status.readouts}
+    start = by_tokens.get(0)
+    rows = []
+    for tokens in dict.fromkeys((*config.readout_tokens, config.budget_tokens)):
+        readout = by_tokens.get(tokens)
+        rows.append(
+            _about_run(run_dir, config, status, study)
+            | {
+                "tokens": tokens,
+                "loss": readout.loss if readout else None,
+                "train_loss": readout.train_loss if readout else None,
+                "loss_init": start.loss if start else None,
+            }
+            | {f"rms_{kind}": value for kind, value in (readout.rms if readout else {}).items()}
+            | {f"rms_{kind}_init": value for kind, value in (start.rms if start else {}).items()}
+        )
+    return rows
+
+
+def _about_run(run_dir: Path, config: RunConfig, status: Status, study: str) -> dict[str, Any]:
+    plan = _json(run_dir / "plan.json")
+    return {
+        "run_id": run_dir.name,
+        "study": study,
+        "status": status.state,
+        "width": config.model.width,
+        "depth": config.model.depth,
+        "n_params": plan.get("n_params"),
+        "batch_tokens": config.batch_tokens,
+        "lr": config.lr,
+        "seed": config.seed,
+        "budget_tokens": config.budget_tokens,
+        "schedule": config.schedule.kind,
+        "parametrization": config.model.parametrization,
+        "precision": config.precision,
+        "zero_stage": status.zero_stage,
+        "world_size": status.world_size,
+        "data_fingerprint": config.data.fingerprint,
+        "code_version": _json(run_dir / "provenance.json").get("code_version"),
+        "tokens_per_s": status.tokens_per_s,
+        "seconds": status.seconds,
+        "startup_seconds": status.startup_seconds,
+        "peak_memory_bytes": status.peak_memory_bytes,
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}

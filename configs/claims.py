@@ -1,0 +1,73 @@
+"""Who works on a run: a claim file created exclusively, which works on network file systems where locks do not.
+
+A claim is stale when its process is dead (same host) or its run's heartbeat stopped (other host).
+"""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from configs.rundir import read_status, write_atomic
+
+HEARTBEAT_LIMIT_S = 600.0
+
+
+def process_alive(pid: int, started: str) -> bool:
+    """Whether the process that had this pid and start time still runs (zombies do not count)."""
+    return process_start(pid) == started
+
+
+def process_start(pid: int) -> str:
+    """Start time of a process in clock ticks since boot, as text; empty if there is none or it is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def claim(run_dir: Path) -> bool:
+    """Try to take a run; False if a live process has it. Takes over a stale claim."""
+    path = run_dir / "claim.json"
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid()), "time": time.time()}
+    if path.exists():
+        if not _stale(path, run_dir):
+            return False
+        # Renaming is atomic and succeeds for one contender only: the loser finds no file and gives up.
+        grave = path.with_name(f".claim.{os.getpid()}.stale")
+        try:
+            os.rename(path, grave)
+        except FileNotFoundError:
+            return False
+        still_stale = _stale(grave, run_dir)
+        if not still_stale:  # another contender renewed the claim between our look and our rename: put it back
+            os.link(grave, path)
+        grave.unlink()
+        if not still_stale:
+            return False
+    draft = path.with_name(f".claim.{os.getpid()}.tmp")
+    write_atomic(draft, json.dumps(mine) + "\n")
+    try:
+        os.link(draft, path)  # fails if the claim exists: creation with content in one step
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def release(run_dir: Path) -> None:
+    """Give a run back."""
+    (run_dir / "claim.json").unlink(missing_ok=True)
+
+
+def _stale(path: Path, run_dir: Path) -> bool:
+    try:
+        owner = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    if owner["host"] == socket.gethostname():
+        return not process_alive(owner["pid"], owner["started"])
+    return time.time() - max(owner["time"], read_status(run_dir).updated) > HEARTBEAT_LIMIT_S

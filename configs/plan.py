@@ -1,0 +1,195 @@
+"""Config + hardware -> every derived number of a run, as pure arithmetic; every rule between two fields lives here.
+
+Nothing is rounded or clamped: what does not divide is a ConfigError that names the value, the rule and the nearest legal values.
+"""
+
+from dataclasses import dataclass
+
+from configs.errors import ConfigError
+from configs.manifest import count_sequences
+from configs.mup import Role, rules
+from configs.schema import ModelConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run is executed on."""
+
+    world_size: int  # processes, one per device
+    micro_batch_seqs: int | None = None  # most sequences of one forward pass; None: the run's engine.micro_batch_seqs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do. Batch: micro_batch_seqs x accumulation x world_size = batch_seqs."""
+
+    steps: int
+    tokens: int  # the budget T = steps x batch
+    batch_seqs: int
+    micro_batch_seqs: int
+    accumulation: int
+    world_size: int
+    warmup_steps: int
+    readout_steps: tuple[int, ...]  # aligned with readout_tokens
+    readout_tokens: tuple[int, ...]  # strictly increasing; the last one is the budget
+    log_every_steps: int
+    lr_by_role: dict[Role, float]  # peak learning rate of each optimizer group
+    n_params: int
+    n_params_non_embedding: int  # all but the token embedding; the head counts, it multiplies every token
+    flops_per_token: int
+    flops: int
+
+
+def plan(config: RunConfig, hardware: Hardware) -> Plan:
+    """The plan of a run. Raises ConfigError for the first rule that a value breaks."""
+    _check_model(config.model)
+    _check_precision(config)
+    batch_seqs, micro_batch_seqs = _batch(config, hardware)
+    _check_tokens_of_run(config)
+    steps = config.budget_tokens // config.batch_tokens
+    log_every_tokens = config.log.every_tokens or config.batch_tokens * max(1, steps // 256)
+    total = n_params(config.model)
+    return Plan(
+        steps=steps,
+        tokens=config.budget_tokens,
+        batch_seqs=batch_seqs,
+        micro_batch_seqs=micro_batch_seqs,
+        accumulation=batch_seqs // (hardware.world_size * micro_batch_seqs),
+        world_size=hardware.world_size,
+        warmup_steps=config.schedule.warmup_tokens // config.batch_tokens,
+        readout_steps=tuple(t // config.batch_tokens for t in readouts(config)),
+        readout_tokens=readouts(config),
+        log_every_steps=log_every_tokens // config.batch_tokens,
+        lr_by_role={role: config.lr * rule.lr_multiplier for role, rule in rules(config.model).items()},
+        n_params=total,
+        n_params_non_embedding=total - n_params_embedding(config.model),
+        flops_per_token=flops_per_token(config.model),
+        flops=flops_per_token(config.model) * config.budget_tokens,
+    )
+
+
+def readouts(config: RunConfig) -> tuple[int, ...]:
+    """Token counts at which validation loss is read: those asked for, and the budget."""
+    asked = config.readout_tokens
+    return asked if asked and asked[-1] == config.budget_tokens else (*asked, config.budget_tokens)
+
+
+def n_params_embedding(model: ModelConfig) -> int:
+    """Parameters of the token embedding."""
+    return model.vocab_size * model.width
+
+
+def n_params(model: ModelConfig) -> int:
+    """Parameters of a Granite decoder: embedding, untied head, final norm; per block four attention matrices, three
+    feed-forward matrices and two norms, all without biases.
+    """
+    d, ffn = model.width, model.ffn_ratio * model.width
+    return 2 * n_params_embedding(model) + model.depth * (4 * d**2 + 3 * d * ffn + 2 * d) + d
+
+
+def flops_per_token(model: ModelConfig) -> int:
+    """Forward and backward FLOPs of one training token by the PaLM convention (arXiv 2204.02311, appendix B).
+
+    6 per parameter that multiplies a token (all but the embedding, which is a look-up), and 12 x depth x width x seq_len for
+    attention scores and values, counted without the saving of the causal mask.
+    """
+    multiplied = n_params(model) - n_params_embedding(model)
+    return 6 * multiplied + 12 * model.depth * model.width * model.seq_len
+
+
+def check_tokens(config: RunConfig, train_tokens: int, valid_tokens: int, vocab_size: int) -> None:
+    """Refuse data that is too small for one pass without repetition, or has more token types than the model.
+
+    `train_tokens` and `valid_tokens` are what the packed data holds. Raises ConfigError.
+    """
+    seq_len = config.model.seq_len
+    if vocab_size > config.model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size} is below the data's vocabulary of {vocab_size}: "
+            f"use {vocab_size} or more"
+        )
+    for field, wanted, held, part in (
+        ("budget_tokens", config.budget_tokens, train_tokens, "training"),
+        ("data.valid_tokens", config.data.valid_tokens, valid_tokens, "validation"),
+    ):
+        sequences = count_sequences(held, seq_len)
+        if wanted // seq_len > sequences:
+            raise ConfigError(
+                f"{field} = {wanted} needs {wanted // seq_len} sequences of model.seq_len = {seq_len}, the {part} data "
+                f"has {sequences}: use at most {sequences * seq_len} or prepare more data"
+            )
+
+
+def _check_model(model: ModelConfig) -> None:
+    base_head_dim = model.base_head_dim or model.head_dim
+    _check_multiple("model.width", model.width, "model.head_dim", model.head_dim)
+    _check_multiple("model.base_width", model.base_width, "the base head size", base_head_dim)
+    if model.width == model.base_width and base_head_dim != model.head_dim:
+        raise ConfigError(
+            f"model.base_head_dim = {base_head_dim} differs from model.head_dim = {model.head_dim} at the base width, where "
+            f"mup must equal sp: use {model.head_dim}"
+        )
+
+
+def _check_precision(config: RunConfig) -> None:
+    if config.precision == "bf16" and config.engine.zero_stage == 0:
+        raise ConfigError(
+            "engine.zero_stage = 0 with precision = bf16: DeepSpeed takes an optimizer step of its own at start-up there; "
+            "use engine.zero_stage 1 or precision fp32"
+        )
+
+
+def _batch(config: RunConfig, hardware: Hardware) -> tuple[int, int]:
+    """Sequences of a step and of one forward pass: the fewest equal parts of a rank's share that fit."""
+    world_size, seq_len = hardware.world_size, config.model.seq_len
+    limit = config.engine.micro_batch_seqs if hardware.micro_batch_seqs is None else hardware.micro_batch_seqs
+    if world_size < 1:
+        raise ConfigError(f"world_size = {world_size}: use at least 1 process")
+    if limit < 1:
+        raise ConfigError(f"micro_batch_seqs = {limit}: use at least 1 sequence")
+    _check_multiple("batch_tokens", config.batch_tokens, "model.seq_len", seq_len)
+    _check_multiple("batch_tokens", config.batch_tokens, "model.seq_len x world_size", seq_len * world_size)
+    batch_seqs = config.batch_tokens // seq_len
+    per_rank = batch_seqs // world_size
+    micro = next(m for m in range(min(limit, per_rank), 0, -1) if per_rank % m == 0)
+    return batch_seqs, micro
+
+
+def _check_tokens_of_run(config: RunConfig) -> None:
+    batch, budget, schedule = config.batch_tokens, config.budget_tokens, config.schedule
+    _check_multiple("budget_tokens", budget, "batch_tokens", batch)
+    _check_multiple("schedule.warmup_tokens", schedule.warmup_tokens, "batch_tokens", batch, lowest=0)
+    if schedule.warmup_tokens > budget:
+        raise ConfigError(f"schedule.warmup_tokens = {schedule.warmup_tokens} is above budget_tokens = {budget}: use less")
+    if schedule.kind == "wsd" and schedule.warmup_tokens > (1 - schedule.decay_fraction) * budget:
+        raise ConfigError(
+            f"schedule.warmup_tokens = {schedule.warmup_tokens} reaches into the decay, the last schedule.decay_fraction = "
+            f"{schedule.decay_fraction} of budget_tokens = {budget}: use less warmup or less decay"
+        )
+    if config.log.every_tokens is not None:
+        _check_multiple("log.every_tokens", config.log.every_tokens, "batch_tokens", batch)
+    _check_multiple("data.valid_tokens", config.data.valid_tokens, "model.seq_len", config.model.seq_len)
+    _check_readouts(config)
+
+
+def _check_readouts(config: RunConfig) -> None:
+    asked, budget = config.readout_tokens, config.budget_tokens
+    for tokens in asked:
+        if tokens > budget:
+            raise ConfigError(f"readout_tokens: {tokens} is beyond budget_tokens = {budget}: remove it or raise the budget")
+        _check_multiple("readout_tokens, or a smaller budget of a study:", tokens, "batch_tokens", config.batch_tokens)
+    if any(a >= b for a, b in zip(asked, asked[1:], strict=False)):
+        raise ConfigError(f"readout_tokens = {list(asked)} must increase: use {sorted(set(asked))}")
+    if config.schedule.kind != "constant" and len(readouts(config)) > 1:
+        raise ConfigError(
+            f"readout_tokens below budget_tokens = {budget} with schedule.kind = {config.schedule.kind}: before the decay has "
+            "ended a loss is not that of a shorter budget; remove them and run each budget, or use schedule.kind constant"
+        )
+
+
+def _check_multiple(name: str, value: int, unit_name: str, unit: int, lowest: int = 1) -> None:
+    if value % unit:
+        below = value // unit * unit
+        legal = [str(v) for v in (below, below + unit) if v >= lowest]
+        equals = "" if name.endswith(":") else " ="
+        raise ConfigError(f"{name}{equals} {value} is not a multiple of {unit_name} = {unit}: use {' or '.join(legal)}")

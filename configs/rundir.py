@@ -1,0 +1,153 @@
+"""The run-directory contract: what a study and a run leave on disk, written atomically and read tolerantly.
+
+    <study>/study.yaml                 the study as asked, with overrides
+    <study>/manifest.jsonl             one line a run, in the order of execution
+    <study>/runs/<id>/config.json      what was asked of the run
+                     /plan.json        what follows from it on this hardware
+                     /provenance.json  code, packages, machine, data
+                     /status.json      where it stands; results when it has ended
+                     /metrics.NNN.jsonl  one file an attempt, appended
+                     /checkpoints/<tokens>/
+                     /claim.json       which process works on it
+                     /wandb/           the Weights & Biases mirror
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from configs.errors import ConfigError
+from configs.schema import RunConfig
+
+State = Literal["pending", "running", "preempted", "finished", "diverged", "failed"]
+ENDED: frozenset[State] = frozenset({"finished", "diverged"})
+
+
+class Readout(BaseModel):
+    """Losses (nats) and activation sizes at one token count."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: int
+    loss: float  # validation, over the whole fixed validation set
+    train_loss: float | None  # mean since the previous training record; None before the first step
+    rms: dict[str, float]  # RMS of activations by module kind, on the first validation batch
+
+
+class Status(BaseModel):
+    """Where a run stands. The file, not an exit code, is the truth."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State = "pending"
+    tokens: int = 0
+    attempt: int = 0
+    updated: float = 0.0  # unix seconds: the heartbeat
+    readouts: tuple[Readout, ...] = ()
+    seconds: float = 0.0  # spent in training and validation, over all attempts
+    startup_seconds: float = 0.0  # from the start of the process to the first step of its first run
+    tokens_per_s: float = 0.0
+    peak_memory_bytes: int = 0
+    world_size: int = 1
+    zero_stage: int = 1
+    message: str = ""
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` so that a reader or a crash sees the old file or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file."""
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def run_dir_of(study_dir: Path, identity: str) -> Path:
+    """Directory of a study's run."""
+    return study_dir / "runs" / identity
+
+
+def manifest_ids(study_dir: Path) -> list[str]:
+    """Ids of a study's runs in the order of execution. Raises ConfigError if the study was never planned here."""
+    try:
+        lines = (study_dir / "manifest.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        raise ConfigError(f"{study_dir}: no manifest.jsonl: start the study with `bcrit run` first") from None
+    return [json.loads(line)["id"] for line in lines]
+
+
+def write_status(run_dir: Path, status: Status) -> None:
+    """Replace the run's status file."""
+    write_atomic(run_dir / "status.json", status.model_dump_json(indent=1) + "\n")
+
+
+def read_status(run_dir: Path) -> Status:
+    """Status of a run; `pending` if it never started."""
+    try:
+        return Status.model_validate_json((run_dir / "status.json").read_text())
+    except FileNotFoundError:
+        return Status()
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """The frozen configuration of a run."""
+    return RunConfig.model_validate_json((run_dir / "config.json").read_text())
+
+
+def create_run(run_dir: Path, config: RunConfig) -> None:
+    """Make a run's directory, or check that the one there belongs to the same question.
+
+    Engine, logging and checkpoint settings may change between attempts; they do not define the result.
+    Raises ConfigError if the directory holds a run with other settings.
+    """
+    from configs.identity import run_id
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if (run_dir / "config.json").exists() and run_id(read_config(run_dir)) != run_id(config):
+        raise ConfigError(f"{run_dir} holds another run: choose another directory, or remove it")
+    text = config.model_dump_json(indent=1) + "\n"
+    if not (run_dir / "config.json").exists() or (run_dir / "config.json").read_text() != text:
+        write_atomic(run_dir / "config.json", text)
+
+
+def metrics_path(run_dir: Path, attempt: int) -> Path:
+    """File of one attempt's metrics."""
+    return run_dir / f"metrics.{attempt:03d}.jsonl"
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The run's metric rows in order of tokens, each once.
+
+    Every attempt opens its file with the token count it resumed from; what an earlier attempt logged beyond
+    that point was undone by the resume and is left out. A torn last line is skipped.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in sorted(run_dir.glob("metrics.*.jsonl")):
+        for row in _json_lines(path):
+            if row["kind"] == "resume":
+                rows = [kept for kept in rows if kept["tokens"] <= row["tokens"]]
+            else:
+                rows.append(row)
+    return rows
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return

@@ -1,0 +1,76 @@
+"""From global sample numbers to token arrays: memory-mapped, stateless, without a loader.
+
+Window i of a split covers its tokens [i * seq_len, i * seq_len + seq_len]: neighbours share one token, so every
+token but the first is a target exactly once. Windows cross documents and shards.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.errors import ConfigError
+from configs.manifest import Manifest, SplitName, count_sequences
+from train.data.order import sequence_index
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """One split of a packed corpus, cut into windows."""
+
+    shards: tuple[np.ndarray, ...]  # memory maps, concatenated in this order
+    starts: np.ndarray  # position of each shard's first token, then the total: int64 (shards + 1,)
+    seq_len: int
+    n_sequences: int
+
+
+def open_split(manifest: Manifest, split: SplitName, seq_len: int) -> TokenStore:
+    """Map the shards of a split; nothing is read yet. Raises ConfigError if it is shorter than one sequence."""
+    parts = getattr(manifest, split)
+    n_sequences = count_sequences(parts.tokens, seq_len)
+    if n_sequences == 0:
+        raise ConfigError(
+            f"model.seq_len: the {split} split of {manifest.directory} has {parts.tokens:,} tokens, "
+            f"too few for one sequence of {seq_len} + 1; lower model.seq_len or prepare more data"
+        )
+    dtype = np.dtype(manifest.dtype).newbyteorder("<")
+    return TokenStore(
+        shards=tuple(np.memmap(manifest.directory / shard.name, dtype, mode="r") for shard in parts.shards),
+        starts=np.cumsum([0, *(shard.tokens for shard in parts.shards)], dtype=np.int64),
+        seq_len=seq_len,
+        n_sequences=n_sequences,
+    )
+
+
+def sequences(store: TokenStore, seed: int, first_sample: int, count: int) -> np.ndarray:
+    """Samples first_sample .. first_sample + count - 1 of the pass with this seed: int64 (count, seq_len + 1).
+
+    Inputs are [:, :-1], targets [:, 1:]. Raises IndexError beyond the one pass.
+    """
+    samples = np.arange(first_sample, first_sample + count)
+    return windows(store, sequence_index(samples, store.n_sequences, seed))
+
+
+def windows(store: TokenStore, indices: np.ndarray) -> np.ndarray:
+    """Windows by their place in the split: int64 (len(indices), seq_len + 1).
+
+    The validation set is windows 0 .. valid_tokens / seq_len - 1 of the valid split, in this order, for every run.
+    Raises IndexError for a window that is not there.
+    """
+    tokens = np.empty((len(indices), store.seq_len + 1), dtype=np.int64)
+    for row, index in zip(tokens, indices, strict=True):
+        if not 0 <= index < store.n_sequences:
+            raise IndexError(f"window {index} is asked for, but there are {store.n_sequences}")
+        _copy(store, int(index) * store.seq_len, row)
+    return tokens
+
+
+def _copy(store: TokenStore, begin: int, out: np.ndarray) -> None:
+    """Fill `out` with the tokens of the split from position `begin` on, shard by shard."""
+    shard = int(np.searchsorted(store.starts, begin, side="right")) - 1
+    filled = 0
+    while filled < len(out):
+        offset = begin + filled - int(store.starts[shard])
+        piece = store.shards[shard][offset : offset + len(out) - filled]
+        out[filled : filled + len(piece)] = piece
+        filled += len(piece)
+        shard += 1

@@ -1,0 +1,136 @@
+"""The only file that knows DeepSpeed: its configuration, set-up, one optimizer step, and the read-back checks.
+
+What DeepSpeed gets wrong or leaves implicit is settled here: clipping defaults to 1.0, so it is always set; its
+learning-rate schedules overwrite per-group rates, so they are never used; ZeRO-0 reports no gradient norm, so there
+we clip ourselves; bf16 would accumulate gradients in bf16, so the accumulation type is always fp32.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would guess the same, with a warning a rank
+
+import deepspeed
+import deepspeed.ops
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from torch import nn
+from torch.optim import AdamW
+
+from configs.plan import Plan
+from configs.schema import RunConfig
+from train.parametrization import ParametrizationError, Row, optimizer_groups
+
+
+def start_distributed() -> None:
+    """Join the process group of the launcher (deepspeed, torchrun or srun), or form a group of one."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*(reduce_scatter_tensor|all_gather_into_tensor).*")
+    for ours, slurm, alone in (
+        ("RANK", "SLURM_PROCID", "0"),
+        ("WORLD_SIZE", "SLURM_NTASKS", "1"),
+        ("LOCAL_RANK", "SLURM_LOCALID", "0"),
+        ("MASTER_ADDR", "MASTER_ADDR", "127.0.0.1"),
+    ):
+        # srun sets MASTER_ADDR only in our own job scripts; without it a stray SLURM_PROCID means an interactive shell.
+        os.environ.setdefault(ours, os.environ.get(slurm, alone) if "MASTER_ADDR" in os.environ else alone)
+    os.environ.setdefault("MASTER_PORT", "0")
+    if get_accelerator().device_name() == "cpu":
+        # The shared-memory all-reduce would be compiled at first use and fails where there is no compiler; gloo does.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=get_accelerator().communication_backend_name(), verbose=False)
+
+
+def device() -> torch.device:
+    """This rank's device."""
+    accelerator = get_accelerator()
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+    return torch.device(accelerator.current_device_name())
+
+
+def deepspeed_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
+    """What DeepSpeed is told. Raises nothing: `configs.plan` has refused what DeepSpeed does wrongly."""
+    return {
+        "train_micro_batch_size_per_gpu": plan.micro_batch_seqs,
+        "gradient_accumulation_steps": plan.accumulation,
+        "train_batch_size": plan.batch_seqs,
+        "zero_optimization": {"stage": config.engine.zero_stage, "overlap_comm": False},
+        "gradient_clipping": config.optimizer.clip_norm if config.engine.zero_stage else 0.0,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": 2**62,
+        "wall_clock_breakdown": False,
+    }
+
+
+def initialise(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> deepspeed.DeepSpeedEngine:
+    """Wrap the model and our own AdamW, and check that every group survived the wrapping."""
+    optimizer = AdamW(
+        optimizer_groups(network, rows, config),
+        betas=(config.optimizer.beta1, config.optimizer.beta2),
+        fused=True,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=network, optimizer=optimizer, config=deepspeed_config(config, plan), dist_init_required=False
+    )
+    check_groups(engine, rows, config, shape=1.0)
+    return engine
+
+
+def set_lr(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
+    """Give every group lr x its own multiplier."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr * group["lr_multiplier"]
+
+
+def check_groups(engine: deepspeed.DeepSpeedEngine, rows: Iterable[Row], config: RunConfig, shape: float) -> None:
+    """Read learning rates, decays and eps back from the wrapped optimizer and compare them with the table.
+
+    `shape` is the schedule's value at the last step. Raises ParametrizationError naming the first parameter whose
+    group is lost or changed; `microsoft/mup#6` and `gpt-neox#956` are what happens without this check.
+    """
+    held = {name: group for group in engine.optimizer.param_groups for name in group["names"]}
+    for row in rows:
+        if row.name not in held:
+            raise ParametrizationError(f"parameter {row.name} is in no optimizer group after DeepSpeed wrapped them")
+        group = held[row.name]
+        for key, expected in (
+            ("lr", config.lr * shape * row.lr_multiplier),
+            ("weight_decay", config.optimizer.weight_decay * row.weight_decay_multiplier),
+            ("eps", config.optimizer.eps * row.eps_multiplier),
+        ):
+            if abs(group[key] - expected) > 1e-12 * abs(expected):
+                raise ParametrizationError(f"parameter {row.name}: {key} is {group[key]:g} in the engine, {expected:g} in the table")
+
+
+def optimizer_step(
+    engine: deepspeed.DeepSpeedEngine, losses: Iterable[torch.Tensor], clip_norm: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One step from the losses of this rank's micro-batches (each a mean over equally many tokens).
+
+    Returns this rank's mean loss and the global norm of the mean gradient before clipping, both on the device.
+    """
+    total, count = torch.zeros((), device=engine.device), 0
+    norm = None
+    for loss in losses:
+        engine.backward(loss)
+        total, count = total + loss.detach(), count + 1
+        if engine.is_gradient_accumulation_boundary() and not engine.zero_optimization_stage():
+            norm = nn.utils.clip_grad_norm_(engine.module.parameters(), clip_norm or float("inf"))
+        engine.step()
+    if norm is None:
+        norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=engine.device)
+    return total / count, norm
+
+
+def stop_distributed() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,51 @@
+"""The run's own record, written by rank 0 alone: metrics appended line by line, the status file replaced."""
+
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.rundir import Status, metrics_path, write_status
+
+HEARTBEAT_S = 2.0
+
+
+class Record:
+    """Writes one attempt's metrics and status; on other ranks than 0 it writes nothing."""
+
+    def __init__(self, run_dir: Path, status: Status, writes: bool) -> None:
+        self.run_dir, self.status, self._writes = run_dir, status, writes
+        self._written = 0.0
+        self._file = metrics_path(run_dir, status.attempt).open("a") if writes else None
+        self.row({"kind": "resume", "tokens": status.tokens})
+        self.update(state="running", now=True)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Append one metrics row; it is flushed to the system at once, so a dying process loses none."""
+        if self._file:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+
+    def update(self, now: bool = False, **changes: Any) -> None:
+        """Change the status; the file follows at once if `now`, else at most every HEARTBEAT_S seconds."""
+        self.status = self.status.model_copy(
+            update={"updated": time.time(), "peak_memory_bytes": peak_memory_bytes(), **changes}
+        )
+        if self._writes and (now or time.monotonic() - self._written > HEARTBEAT_S):
+            write_status(self.run_dir, self.status)
+            self._written = time.monotonic()
+
+    def close(self) -> None:
+        """Close the metrics file."""
+        if self._file:
+            self._file.close()
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has held: on the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

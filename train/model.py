@@ -1,0 +1,80 @@
+"""The muP decoder: a plain Granite model from transformers whose forward multipliers are config fields.
+
+Tensor shapes: B sequences, S positions, D width, V vocabulary.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import nn
+from transformers import GraniteConfig, GraniteForCausalLM
+
+from configs.mup import forward_multipliers, rules
+from configs.schema import ModelConfig
+from train.parametrization import role_of
+
+
+def granite_config(model: ModelConfig) -> GraniteConfig:
+    """The Hugging Face configuration of `model`; its checkpoint needs none of our code."""
+    multipliers = forward_multipliers(model)
+    heads = model.width // model.head_dim
+    return GraniteConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.width,
+        intermediate_size=model.ffn_ratio * model.width,
+        num_hidden_layers=model.depth,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=model.head_dim,
+        max_position_embeddings=model.seq_len,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        tie_word_embeddings=False,
+        # Granite divides the logits by logits_scaling.
+        logits_scaling=1.0 / multipliers.logits,
+        embedding_multiplier=multipliers.embedding,
+        attention_multiplier=multipliers.attention,
+        residual_multiplier=multipliers.residual,
+        attention_dropout=0.0,
+        use_cache=False,
+    )
+
+
+def skeleton(model: ModelConfig) -> GraniteForCausalLM:
+    """The model on the meta device: names and shapes, no memory."""
+    with torch.device("meta"):
+        return GraniteForCausalLM(granite_config(model))
+
+
+def build(model: ModelConfig, seed: int) -> GraniteForCausalLM:
+    """The model with its initial weights, a pure function of (model, seed)."""
+    network = GraniteForCausalLM(granite_config(model))
+    initialise(network, model, seed)
+    return network
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, model: ModelConfig, seed: int) -> None:
+    """Draw every parameter by its role; each has its own generator, so no parameter shifts another's numbers."""
+    table = rules(model)
+    for name, parameter in network.named_parameters():
+        role = role_of(name)
+        if role == "norm":
+            parameter.fill_(1.0)
+        elif role == "bias":
+            parameter.zero_()
+        else:
+            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+            generator = torch.Generator(parameter.device).manual_seed(int.from_bytes(digest[:7], "big"))
+            parameter.normal_(0.0, 1.0, generator=generator).mul_(table[role].init_std)
+
+
+def loss_of(network: nn.Module, tokens_BS1: torch.Tensor) -> torch.Tensor:
+    """Mean next-token cross-entropy in nats over all B x S targets; input (B, S + 1) token ids."""
+    logits_BSV = network(input_ids=tokens_BS1[:, :-1]).logits
+    return nn.functional.cross_entropy(logits_BSV.flatten(0, 1).float(), tokens_BS1[:, 1:].flatten())
+
+
+def uniform_loss(model: ModelConfig) -> float:
+    """Loss of uniform predictions, ln V nats."""
+    return math.log(model.vocab_size)

@@ -1,0 +1,51 @@
+"""Entry of the trainer, under any launcher:
+
+    deepspeed train/pretrain.py --config FILE [key=value ...]     one run
+    torchrun train/pretrain.py --config FILE [key=value ...]      the same
+    deepspeed train/pretrain.py --study DIR                       runs of a planned study, one after another
+
+Exit codes: 0 finished, diverged or nothing left; 85 stopped and resumable; 1 an error. The status file is the truth.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+# `python train/pretrain.py` puts train/ itself on the path; the packages live one level up.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from configs.errors import ConfigError
+from train.control import catch_signals
+from train.engine import start_distributed, stop_distributed
+from train.worker import run_single, run_study
+
+
+def main() -> int:
+    """Parse the command line, join the other ranks, train."""
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description="Train one run, or the runs of a planned study.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, help="YAML file of a run (see configs/runs)")
+    what.add_argument("--study", type=Path, help="directory of a study planned by `bcrit run`")
+    parser.add_argument("--run-dir", type=Path, help="where the run is written (default: runs/single/<id>)")
+    parser.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus is kept")
+    parser.add_argument("--parent", type=int, help="stop when this process is gone")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a field of the run")
+    arguments = parser.parse_args()
+    catch_signals()
+    start_distributed()
+    try:
+        if arguments.study:
+            return run_study(arguments.study, arguments.data_dir, arguments.parent, started)
+        return run_single(arguments.config, arguments.overrides, arguments.run_dir, arguments.data_dir, started)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        stop_distributed()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
