@@ -3,7 +3,7 @@
 Every estimate carries its interval and its status; a value that the grid cannot identify is a bound, never a point.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["ok", "lower_bound", "upper_bound", "not_identified"]
@@ -49,6 +49,7 @@ class Cell:
     window: tuple[float, ...]  # the learning rates the quadratic used
     log2_lr_sigma: float | None  # one standard error of log2 eta*, octaves; None unless interior
     sensitivity: dict[str, Estimate]  # "wortsman", "window1", "window2" (nats)
+    loss_sigma: float | None = None  # noise of one run's loss, nats; None if the table cannot tell
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class LrLaw:
     n_parameters: int
     aicc: float | None  # None when there are too few points for it
     weight: float | None  # Akaike weight among the forms of this T
+    curve: dict[str, float] = field(default_factory=dict)  # best fit as plain numbers, to draw it: `laws.predict_lr`
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Growth:
 class Analysis:
     """Everything `bcrit analyse` knows about one run table; serialised as laws.json."""
 
-    meta: dict[str, object]  # study, schedule, parametrization, fingerprint(s), counts by status, seed of the bootstrap, version
+    meta: dict[
+        str, object
+    ]  # study, schedule, parametrization, fingerprint(s), counts by status, seed of the bootstrap, version
     cells: tuple[Cell, ...]
     lr_laws: tuple[LrLaw, ...]
     lr_verdicts: tuple[LrLawVerdict, ...]

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from configs.errors import ConfigError
+from configs.plan import n_params
 from configs.rundir import Status, manifest_ids, read_config, read_status, run_dir_of, write_atomic
 from configs.schema import RunConfig
 
@@ -93,14 +94,13 @@ def _rows(run_dir: Path, study: str) -> list[dict[str, Any]]:
 
 
 def _about_run(run_dir: Path, config: RunConfig, status: Status, study: str) -> dict[str, Any]:
-    plan = _json(run_dir / "plan.json")
     return {
         "run_id": run_dir.name,
         "study": study,
         "status": status.state,
         "width": config.model.width,
         "depth": config.model.depth,
-        "n_params": plan.get("n_params"),
+        "n_params": n_params(config.model),
         "batch_tokens": config.batch_tokens,
         "lr": config.lr,
         "seed": config.seed,
@@ -111,7 +111,7 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status, study: str) -> 
         "zero_stage": status.zero_stage,
         "world_size": status.world_size,
         "data_fingerprint": config.data.fingerprint,
-        "code_version": _json(run_dir / "provenance.json").get("code_version"),
+        "code_version": _code_version(run_dir),
         "tokens_per_s": status.tokens_per_s,
         "seconds": status.seconds,
         "startup_seconds": status.startup_seconds,
@@ -119,8 +119,8 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status, study: str) -> 
     }
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _code_version(run_dir: Path) -> str | None:
     try:
-        return json.loads(path.read_text())
+        return json.loads((run_dir / "provenance.json").read_text())["code_version"]
     except FileNotFoundError:
-        return {}
+        return None

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ValidationError
 from configs.errors import ConfigError, did_you_mean
 from configs.fields import FieldDoc, field_docs, group_of
 
-
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -75,7 +75,9 @@ def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
         case ast.Name() | ast.Attribute():
             name = ast.unparse(node)
             if name not in names:
-                raise ConfigError(f"unknown name {name!r}; {did_you_mean(name, names)}" if names else f"{name!r} is not a number")
+                raise ConfigError(
+                    f"unknown name {name!r}; {did_you_mean(name, names)}" if names else f"{name!r} is not a number"
+                )
             return names[name]
     raise ConfigError(f"{ast.unparse(node)!r} is not arithmetic")
 
@@ -109,7 +111,7 @@ def number_text(value: float) -> str:
 def powers(text: str) -> list[int | float]:
     """Geometric range `"first..last"` or `"first..last by factor"` (factor 2 if absent), both ends included.
 
-    The factor must divide the range exactly; exponents are added in log2, so powers of two stay exact.
+    The factor must divide the range exactly; powers and roots of two come out exactly as `number` reads them.
     """
     first_text, _, rest = text.partition("..")
     last_text, _, factor_text = rest.partition(" by ")
@@ -118,9 +120,10 @@ def powers(text: str) -> list[int | float]:
     except ConfigError as error:
         raise ConfigError(f"range {text!r}: {error}; write first..last or first..last by factor") from error
     if min(first, last) <= 0 or factor <= 1 or last < first:
-        raise ConfigError(f"range {text!r}: needs 0 < first <= last and a factor above 1; list other values as [a, b, c]")
-    octaves = math.log2(factor)
-    count = math.log2(last / first) / octaves
+        raise ConfigError(
+            f"range {text!r}: needs 0 < first <= last and a factor above 1; list other values as [a, b, c]"
+        )
+    count = math.log2(last / first) / math.log2(factor)
     if abs(count - round(count)) > 1e-9:
         nearest = first * factor ** math.floor(count)
         raise ConfigError(
@@ -129,8 +132,11 @@ def powers(text: str) -> list[int | float]:
         )
     if count > 1000:
         raise ConfigError(f"range {text!r} has {round(count) + 1} values; use a larger factor")
-    # An integer factor multiplies exactly; a root of two does so in log2.
-    values = [first * (factor**i if isinstance(factor, int) else 2.0 ** (octaves * i)) for i in range(round(count) + 1)]
+    n = round(count)
+    if isinstance(factor, int):
+        return [first * factor**i for i in range(n + 1)]
+    total = math.log2(last / first)  # an integer for powers of two, so that their roots come out as 2.0**x does
+    values = [first * 2.0 ** (total * i / max(n, 1)) for i in range(n + 1)]
     return [int(v) if v == int(v) and isinstance(first, int) else v for v in values]
 
 

@@ -16,8 +16,12 @@ def run_id(config: RunConfig) -> str:
     most. The data enters by its fingerprint; raises ConfigError if that is not pinned.
     """
     if config.data.fingerprint is None:
-        raise ConfigError("data.fingerprint is empty: it is pinned when the data has been prepared, and names the run with it")
-    defining = config.model_dump(mode="json", exclude={"engine": True, "log": True, "checkpoint": True, "data": {"path"}})
+        raise ConfigError(
+            "data.fingerprint is empty: it is pinned when the data has been prepared, and names the run with it"
+        )
+    defining = config.model_dump(
+        mode="json", exclude={"engine": True, "log": True, "checkpoint": True, "data": {"path"}}
+    )
     defining["readout_tokens"] = list(readouts(config))
     text = json.dumps(_canonical(defining), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

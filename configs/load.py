@@ -1,12 +1,13 @@
 """YAML files and dotted overrides -> the frozen models of `configs.schema`."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from configs.errors import ConfigError, did_you_mean
+from configs.errors import ConfigError
 from configs.explain import validated
 from configs.schema import RunConfig, StudyConfig
 
@@ -51,15 +52,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        beside = [str(p) for pattern in ("*.yaml", "*.yml") for p in path.parent.glob(pattern)]
-        raise ConfigError(f"{path}: no such file" + (f"; {did_you_mean(str(path), beside)}" if beside else "")) from None
+        beside = sorted(file.name for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern))
+        close = get_close_matches(path.name, beside, n=1)
+        remedy = (
+            f"did you mean {path.parent / close[0]}?" if close else f"in {path.parent}: {', '.join(beside) or 'none'}"
+        )
+        raise ConfigError(f"{path}: no such file; {remedy}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     data = _parse(text, str(path))
     if data is None:
-        raise ConfigError(f"{path}: the file is empty; write at least one field, such as `name: my-study` or `lr: 2^-7`")
+        raise ConfigError(
+            f"{path}: the file is empty; write at least one field, such as `name: my-study` or `lr: 2^-7`"
+        )
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected lines of `field: value`, got {type(data).__name__}")
     return data
@@ -112,5 +119,7 @@ def _assign(data: dict[str, Any], field: str, value: Any) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             group = ".".join(parents[:depth])
-            raise ConfigError(f"override {field}={value}: {group} is a value, not a group of fields; write {group}={value}")
+            raise ConfigError(
+                f"override {field}={value}: {group} is a value, not a group of fields; write {group}={value}"
+            )
     node[name] = value

@@ -64,17 +64,6 @@ def count_sequences(split_tokens: int, seq_len: int) -> int:
     return max(0, split_tokens - 1) // seq_len
 
 
-def require_tokens(manifest: Manifest, split: SplitName, tokens: int, seq_len: int) -> None:
-    """Raise ConfigError if `split` has fewer than `tokens` targets in full sequences of `seq_len`."""
-    held = count_sequences(getattr(manifest, split).tokens, seq_len) * seq_len
-    if tokens > held:
-        field = {"train": "budget_tokens", "valid": "data.valid_tokens"}[split]
-        raise ConfigError(
-            f"{field}: {tokens:,} tokens are asked for, but the {split} split of {manifest.directory} has "
-            f"{held:,} in full sequences of {seq_len}; lower {field} or prepare more data"
-        )
-
-
 def read_manifest(directory: Path, *, checksums: bool = False) -> Manifest:
     """The manifest of a packed corpus whose files are all there with the right sizes.
 

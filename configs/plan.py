@@ -160,7 +160,9 @@ def _check_tokens_of_run(config: RunConfig) -> None:
     _check_multiple("budget_tokens", budget, "batch_tokens", batch)
     _check_multiple("schedule.warmup_tokens", schedule.warmup_tokens, "batch_tokens", batch, lowest=0)
     if schedule.warmup_tokens > budget:
-        raise ConfigError(f"schedule.warmup_tokens = {schedule.warmup_tokens} is above budget_tokens = {budget}: use less")
+        raise ConfigError(
+            f"schedule.warmup_tokens = {schedule.warmup_tokens} is above budget_tokens = {budget}: use less"
+        )
     if schedule.kind == "wsd" and schedule.warmup_tokens > (1 - schedule.decay_fraction) * budget:
         raise ConfigError(
             f"schedule.warmup_tokens = {schedule.warmup_tokens} reaches into the decay, the last schedule.decay_fraction = "
@@ -176,7 +178,9 @@ def _check_readouts(config: RunConfig) -> None:
     asked, budget = config.readout_tokens, config.budget_tokens
     for tokens in asked:
         if tokens > budget:
-            raise ConfigError(f"readout_tokens: {tokens} is beyond budget_tokens = {budget}: remove it or raise the budget")
+            raise ConfigError(
+                f"readout_tokens: {tokens} is beyond budget_tokens = {budget}: remove it or raise the budget"
+            )
         _check_multiple("readout_tokens, or a smaller budget of a study:", tokens, "batch_tokens", config.batch_tokens)
     if any(a >= b for a, b in zip(asked, asked[1:], strict=False)):
         raise ConfigError(f"readout_tokens = {list(asked)} must increase: use {sorted(set(asked))}")

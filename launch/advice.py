@@ -102,7 +102,9 @@ def _warmup(runs: Sequence[RunConfig]) -> str | None:
     inside = [run for run in runs if run.schedule.warmup_tokens > readouts(run)[0]]
     if inside:
         tokens = number_text(max(run.schedule.warmup_tokens for run in inside))
-        return f"{len(inside)} of {len(runs)} runs are first read out during their warmup of {tokens} tokens: shorten it."
+        return (
+            f"{len(inside)} of {len(runs)} runs are first read out during their warmup of {tokens} tokens: shorten it."
+        )
     return None
 
 

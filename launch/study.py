@@ -92,7 +92,9 @@ def _variations(study: StudyConfig) -> list[list[dict[str, Any]]]:
         lengths = {field: len(items) for field, items in group.items()}
         if len(set(lengths.values())) != 1:
             shown = ", ".join(f"{field} has {n}" for field, n in lengths.items()) or "it is empty"
-            raise ConfigError(f"{place}: fields that move together need equally many values, but {shown}; make them equal")
+            raise ConfigError(
+                f"{place}: fields that move together need equally many values, but {shown}; make them equal"
+            )
         valid = {field: [_valid(study.base, place, field, item) for item in items] for field, items in group.items()}
         settings = [dict(zip(valid, row, strict=True)) for row in zip(*valid.values(), strict=True)]
         for i, setting in enumerate(settings):
@@ -143,7 +145,9 @@ def _holds(condition: str, run: RunConfig) -> bool:
     except ConfigError as error:
         raise ConfigError(f"where: `{condition}`: {error}") from None
     if not isinstance(result, bool):
-        raise ConfigError(f"where: `{condition}` is {result!r}, not true or false; compare it with something, such as > 0")
+        raise ConfigError(
+            f"where: `{condition}` is {result!r}, not true or false; compare it with something, such as > 0"
+        )
     return result
 
 
@@ -157,6 +161,8 @@ def _share_budgets(runs: list[RunConfig]) -> list[RunConfig]:
         else:
             groups.setdefault(run, set())
     return [
-        run.model_copy(update={"budget_tokens": max(tokens), "readout_tokens": tuple(sorted(tokens))}) if tokens else run
+        run.model_copy(update={"budget_tokens": max(tokens), "readout_tokens": tuple(sorted(tokens))})
+        if tokens
+        else run
         for run, tokens in groups.items()
     ]

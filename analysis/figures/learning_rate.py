@@ -9,7 +9,7 @@ from analysis.figures.colours import BLUE, ORANGE, sequential, symbols
 from analysis.figures.figure import Figure, schedule_of
 from analysis.figures.frames import KEY, cells, estimate_columns, known, numeric, spread, words
 from analysis.figures.panels import log2_axis, panels, place
-from analysis.laws import predict_lr
+from analysis.forms import FORMS
 from analysis.notation import compact, grid_count
 from analysis.results import Analysis, LrLaw
 
@@ -142,9 +142,9 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """eta_crit(T) of the surge form and eta_inf(T) of the saturation, with the growth fit (methods 1d, figure 4)."""
     data = numeric(
         (
-            {"kind": "law", "form": law.form, "tokens": law.tokens} | spread("lr", law.parameters["lr_crit"])
+            {"kind": "law", "form": law.form, "tokens": law.tokens} | spread("lr", law.parameters[FORMS[law.form].lr_name])
             for law in analysis.lr_laws
-            if law.form in DRAWN_FORMS and law.tokens is not None and "lr_crit" in law.parameters
+            if law.form in DRAWN_FORMS and law.tokens is not None
         ),
         ["kind", "form", "tokens", *estimate_columns("lr")],
     )
@@ -178,9 +178,13 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
 
 
 def _curve(law: LrLaw, batches: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"kind": "curve", "form": law.form, "tokens": law.tokens, "batch_tokens": batches, "lr": predict_lr(law, batches)}
-    )
+    """The law over these batches; empty where the grid does not identify its two parameters."""
+    form = FORMS[law.form]
+    level, crit = law.parameters[form.lr_name].value, law.parameters["batch_crit"].value
+    if level is None or crit is None:
+        return pd.DataFrame(columns=pd.Index(["kind", "form", "tokens", "batch_tokens", "lr"]))
+    lr = level * 2 ** form.curve(np.log2(batches / crit), 0.0)[0]
+    return pd.DataFrame({"kind": "curve", "form": law.form, "tokens": law.tokens, "batch_tokens": batches, "lr": lr})
 
 
 def _crit_span(points: pd.DataFrame, crits: pd.DataFrame) -> list[float]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,23 +82,41 @@ def dataset_documents(
     """
     import datasets
 
-    files = local_files(source)
-    try:
-        if files:
+    with _readable(source):
+        if files := local_files(source):
             options = {"sample_by": _SAMPLE_BY[text_unit]} if _format(files[0]) == "text" else {}
-            rows: Any = datasets.load_dataset(
+            rows: Iterable[Any] = datasets.load_dataset(
                 _format(files[0]), data_files=files, split="train", streaming=streaming, **options
             )
         else:
             rows = datasets.load_dataset(source, subset, split=split, streaming=streaming)
+    return _texts(rows, text_field, source)
+
+
+def _texts(rows: Iterable[Any], text_field: str, source: str) -> Iterator[str]:
+    with _readable(source):
         for number, row in enumerate(rows):
-            if text := _text(row, text_field, source, number):
+            if text_field not in row:
+                raise ConfigError(f"text_field: {source!r} has no {text_field!r}, it has {', '.join(sorted(row))}")
+            text = row[text_field]
+            if not isinstance(text, str | None):
+                raise ConfigError(
+                    f"text_field: {text_field!r} in row {number} of {source!r} is not text but {text!r:.40}"
+                )
+            if text:
                 yield text
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """One line for whatever the network, the hub, pyarrow or a reader raise, each with types of its own."""
+    try:
+        yield
     except ConfigError:
         raise
-    except Exception as error:  # from the network, the hub, pyarrow and the readers, each with its own types
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"source: cannot read {source!r}: {reason}") from error
+        raise ConfigError(f"source: cannot read {source!r}: {reason}; check name, split, format and network") from error
 
 
 def local_files(source: str) -> list[str]:
@@ -129,14 +148,3 @@ def local_files(source: str) -> list[str]:
 def _format(name: str) -> str | None:
     """The reader for a file name; endings like .gz after the format do not matter."""
     return next((_FORMATS[suffix] for suffix in reversed(Path(name).suffixes) if suffix in _FORMATS), None)
-
-
-def _text(row: dict[str, Any], text_field: str, source: str, number: int) -> str | None:
-    if text_field not in row:
-        raise ConfigError(f"text_field: {source!r} has no field {text_field!r}; it has {', '.join(sorted(row))}")
-    text = row[text_field]
-    if text is not None and not isinstance(text, str):
-        raise ConfigError(
-            f"text_field: {text_field!r} of row {number} in {source!r} is {type(text).__name__}, not text"
-        )
-    return text

@@ -1,7 +1,10 @@
 """From a source to a packed corpus: the embedded one, or any documents with any tokenizer."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from rich.console import Console
@@ -67,39 +70,23 @@ def prepare(
     Raises ConfigError if anything is missing, unreadable or already there.
     """
     if not 0 < valid_fraction < 1:
-        raise ConfigError(
-            f"valid_fraction: {valid_fraction} is not between 0 and 1; 0.05 holds out every 20th document"
-        )
+        raise ConfigError(f"valid_fraction: {valid_fraction} is not between 0 and 1; 0.05 holds out 5 % of documents")
     if limit_documents is not None and limit_documents < 1:
         raise ConfigError(f"limit_documents: {limit_documents} is not positive; leave it out to read all")
     if out.exists():
         raise ConfigError(f"out: {out} is already there; remove it or choose another directory")
 
-    def read(name: str, of_split: str) -> Iterator[str]:
-        texts = dataset_documents(
-            name, text_field=text_field, subset=subset, split=of_split, text_unit=text_unit, streaming=streaming
-        )
-        return islice(texts, limit_documents)
-
-    def documents() -> Iterator[tuple[SplitName, str]]:
-        if valid is None:
-            yield from _divide(read(source, split), valid_fraction)
-        else:
-            yield from (("train", text) for text in read(source, split))
-            held = read(valid, split) if local_files(source) else read(source, valid)
-            yield from (("valid", text) for text in held)
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("reading")
-
-        def report(count: int, tokens: int) -> None:
-            speed = tokens / max(progress.tasks[0].elapsed or 0, 1e-3)
-            progress.update(task, description=f"{count:,} documents  {tokens:,} tokens  {speed:,.0f} tokens/s")
-
+    read = partial(dataset_documents, text_field=text_field, subset=subset, text_unit=text_unit, streaming=streaming)
+    texts = islice(read(source, split=split), limit_documents)
+    if valid is None:
+        documents = _divide(texts, valid_fraction)
+    else:
+        held = read(valid, split=split) if local_files(source) else read(source, split=valid)
+        documents = chain(_label("train", texts), _label("valid", islice(held, limit_documents)))
+    with _progress() as report:
         try:
             return pack(
-                documents(),
+                documents,
                 out,
                 source=f"{source} ({split})",
                 tokenizer=load_tokenizer(tokenizer, eod),
@@ -110,6 +97,26 @@ def prepare(
             raise ConfigError(f"out: {out} was made by another process meanwhile; use it or choose another") from error
 
 
-def _divide(texts: Iterator[str], valid_fraction: float) -> Iterator[tuple[SplitName, str]]:
+def _divide(texts: Iterable[str], valid_fraction: float) -> Iterator[tuple[SplitName, str]]:
     for text in texts:
-        yield "valid" if held_out(text, valid_fraction) else "train", text
+        yield ("valid" if held_out(text, valid_fraction) else "train"), text
+
+
+def _label(split: SplitName, texts: Iterable[str]) -> Iterator[tuple[SplitName, str]]:
+    for text in texts:
+        yield split, text
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A live line on stderr, told (documents, tokens) so far."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("reading")
+        started = time.perf_counter()
+
+        def report(documents: int, tokens: int) -> None:
+            speed = tokens / (time.perf_counter() - started)
+            progress.update(task, description=f"{documents:,} documents, {tokens:,} tokens, {speed:,.0f} tokens/s")
+
+        yield report

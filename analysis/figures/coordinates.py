@@ -1,0 +1,124 @@
+"""Figure of the coordinate check: do activations keep their size when the width grows?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import marks
+from analysis.figures.colours import BLUE, ORANGE
+from analysis.figures.figure import Figure, schedule_of
+from analysis.figures.panels import log2_axis, panels, place
+from analysis.notation import grid_count, plain
+from analysis.results import Analysis
+
+SITES = ("embedding", "attention", "ffn", "residual", "logits")
+_WHEN = {"init": (ORANGE, "circle-open", "dot", "before the first step"), "readout": (BLUE, "circle", "solid", "after training")}
+
+
+@dataclass(frozen=True)
+class Slope:
+    """log2 RMS against log2 width: exponent and its standard error (None below three widths)."""
+
+    exponent: float
+    error: float | None
+
+
+def slope(width: np.ndarray, rms: np.ndarray) -> Slope:
+    """Ordinary least squares in log-log over the mean of every width; shapes (n,), at least two widths."""
+    x, y = np.log2(width), np.log2(rms)
+    x = x - x.mean()
+    exponent = float(x @ y / (x @ x))
+    if len(x) < 3:
+        return Slope(exponent, None)
+    residual = y - y.mean() - exponent * x
+    return Slope(exponent, float(np.sqrt(residual @ residual / (len(x) - 2) / (x @ x))))
+
+
+def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
+    """RMS of activations against width, at init and at a readout, with the exponent (methods 1d, figure 8)."""
+    figure_id, title = "coordinate-check", f"Coordinate check: activation size against width ({schedule_of(table)})"
+    caption = (
+        "RMS of activations on the first validation batch against width N, before the first step and after training; points are "
+        "single runs, lines join the means, the number is the exponent of N (± one standard error with three widths or more). Under "
+        "muP exponents stay within about ±0.1; a logit exponent above 0.3 is the mark of standard parametrisation."
+    )
+    columns = [f"rms_{site}{end}" for site in SITES for end in ("_init", "")]
+    where = _comparable(table, analysis)
+    if where is None or not set(columns) <= set(table):
+        data = pd.DataFrame(columns=pd.Index(["site", "when", "width", "seed", "rms"]))
+        what = "it needs two widths at the same T, B and η" if where is None else "the table has no rms_* columns"
+        return Figure(figure_id, title, caption, data, None, f"Not drawn: {what}.")
+    tokens, batch, lr = where
+    rows = table[(table["tokens"] == tokens) & (table["batch_tokens"] == batch) & (table["lr"] == lr)]
+    data = rows.melt(["width", "seed"], columns, var_name="column", value_name="rms").dropna(subset="rms")
+    data = data[data["rms"] > 0]  # a zero-initialised head has no logarithm
+    data["when"] = np.where(data["column"].str.endswith("_init"), "init", "readout")
+    data["site"] = data["column"].str.removeprefix("rms_").str.removesuffix("_init")
+    data = data[["site", "when", "width", "seed", "rms"]].reset_index(drop=True)
+    caption += f" Shown at T = {grid_count(tokens)}, B = {grid_count(batch)}, η = {plain(lr)} (the grid's nearest to η*)."
+    if data.groupby(["site", "when"])["width"].nunique().lt(2).all():
+        return Figure(figure_id, title, caption, data, None, "Not drawn: activation sizes were recorded at fewer than two widths.")
+    plot = panels(
+        list(SITES),
+        len(SITES),
+        x=log2_axis(data["width"], "width N", ticks=4),
+        y=log2_axis(data["rms"], "RMS of activations", pad=0.8),
+        height=270,
+    )
+    for (site, when), part in data.groupby(["site", "when"]):
+        _draw(plot, SITES.index(str(site)), part, str(when))
+    return Figure(figure_id, title, caption, data, plot)
+
+
+def _draw(plot, panel: int, part: pd.DataFrame, when: str) -> None:
+    colour, symbol, dash, label = _WHEN[when]
+    mean = part.groupby("width")["rms"].apply(lambda rms: 2 ** np.log2(rms).mean())
+    plot.add_scatter(
+        x=part["width"],
+        y=part["rms"],
+        mode="markers",
+        marker={"color": colour, "symbol": symbol, "size": 8},
+        name=label,
+        legendgroup=when,
+        showlegend=panel == 0,
+        text=[f"N = {row.width}, seed {row.seed}<br>RMS {plain(row.rms)} {label}" for row in part.itertuples()],
+        hovertemplate="%{text}<extra></extra>",
+        **place(panel),
+    )
+    if len(mean) < 2:
+        return
+    marks.curve(plot, panel, mean.index, mean, name=label, group=when, colour=colour, dash=dash)
+    fitted = slope(mean.index.to_numpy(float), mean.to_numpy())
+    plot.add_annotation(
+        text=f"N<sup>{_signed(fitted)}</sup>",
+        xref=f"x{panel + 1} domain",
+        yref=f"y{panel + 1} domain",
+        x=0.98,
+        y=0.98 if when == "readout" else 0.86,
+        xanchor="right",
+        yanchor="top",
+        showarrow=False,
+        font={"color": colour, "size": 14},
+    )
+
+
+def _signed(fitted: Slope) -> str:
+    text = f"{fitted.exponent:+.2f}" + (f" ± {fitted.error:.2f}" if fitted.error is not None else "")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _comparable(table: pd.DataFrame, analysis: Analysis) -> tuple[int, int, float] | None:
+    """(T, B, lr) measured at every width: the largest T, the middle B, the lr nearest to the optimum there."""
+    alive = table[table["loss"].notna()]
+    widths = alive.groupby(["tokens", "batch_tokens", "lr"])["width"].nunique()
+    shared = widths[widths == table["width"].nunique()].index.to_frame(index=False)
+    if table["width"].nunique() < 2 or shared.empty:
+        return None
+    shared = shared[shared["tokens"] == shared["tokens"].max()]
+    batches = sorted(shared["batch_tokens"].unique())
+    batch = batches[(len(batches) - 1) // 2]
+    tokens, lrs = int(shared["tokens"].iloc[0]), shared.loc[shared["batch_tokens"] == batch, "lr"]
+    optima = [np.log2(c.lr.value or c.argmin_lr) for c in analysis.cells if (c.tokens, c.batch_tokens) == (tokens, batch)]
+    nearest = (np.log2(lrs) - np.mean(optima)).abs().idxmin()
+    return tokens, int(batch), float(lrs[nearest])

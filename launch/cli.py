@@ -1,0 +1,195 @@
+"""The `bcrit` command: parse, call, print. Everything it does is a function elsewhere, imported when it is needed."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.errors import ConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; errors of the user are one line on stderr and exit code 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments, Console(width=None if sys.stdout.isatty() else 140))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bcrit", description="How learning rate and batch size grow with tokens and width.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function, help_text: str) -> argparse.ArgumentParser:  # noqa: ANN001
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        command.set_defaults(command=function)
+        return command
+
+    for name, function, text in (
+        ("plan", _plan, "Check a study and print its runs, tokens, FLOPs and estimated time; nothing is started."),
+        ("run", _run, "Train what is not finished of a study, on this machine."),
+    ):
+        command = add(name, function, text)
+        command.add_argument("study", type=Path, metavar="STUDY", help="YAML file of a study (see configs/studies)")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. base.precision=bf16")
+        command.add_argument("--out", type=Path, help="directory of the study (default: runs/<name>)")
+        command.add_argument("--workers", type=_positive, help="runs at a time (default: one a core or device group)")
+        command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
+        command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus is kept")
+        if name == "plan":
+            command.add_argument("--all", action="store_true", help="print every run of a long table")
+
+    for name, function, text in (
+        ("table", _table, "Collect a study's runs into its run table (Parquet and CSV)."),
+        ("analyse", _analyse, "Fit the laws to a study's runs and write laws.json."),
+        ("report", _report, "Write a study's report: one HTML page that opens offline."),
+    ):
+        add(name, function, text).add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
+
+    command = add("mup", _mup, "Print the parametrisation of every parameter of a run.")
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. model.width=256")
+
+    data = add("data", None, "Prepare and check packed corpora.").add_subparsers(required=True, metavar="ACTION")
+    command = data.add_parser("prepare", help="Tokenise documents once into memory-mapped shards with a manifest.")
+    command.set_defaults(command=_prepare)
+    command.add_argument("source", help="a dataset on the Hugging Face hub, or text, JSONL or Parquet files (glob)")
+    command.add_argument("out", type=Path, help="directory of the packed corpus, for the field data.path")
+    command.add_argument("--tokenizer", default="bytes", help="`bytes`, a tokenizer.json, or a transformers name (default: bytes)")
+    command.add_argument("--text-field", default="text", help="field that holds the text (default: text)")
+    command.add_argument("--split", default="train", help="split of the dataset (default: train)")
+    command.add_argument("--valid-fraction", type=float, default=0.01, help="documents held out (default: 0.01)")
+    command.add_argument("--limit-documents", type=_positive, help="stop after so many documents")
+
+    command = add("reference", _reference, "Print the reference of all config fields as Markdown.")
+    return parser
+
+
+def _plan(arguments: argparse.Namespace, console: Console) -> int:
+    from launch.plan_table import print_plan
+
+    planned, runs, _ = _planned(arguments)
+    print_plan(console, planned, runs, workers=_layout(arguments).workers, show_all=arguments.all)
+    return 0
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    from launch.execute import run_study
+    from launch.summary import print_summary
+
+    planned, runs, study_dir = _planned(arguments)
+    began = time.monotonic()
+    outcome = run_study(planned, runs, study_dir, arguments.data_dir, _layout(arguments), console)
+    _write_table(study_dir)
+    print_summary(console, outcome, study_dir, time.monotonic() - began)
+    return 0 if all(state in ("finished", "diverged") for state in outcome.after.states.elements()) else 1
+
+
+def _planned(arguments: argparse.Namespace):  # noqa: ANN202
+    """The study, its runs with their data pinned, and its directory; everything is checked before anything starts."""
+    from configs.plan import Hardware
+    from launch.execute import pin_data
+    from launch.study import plan_study
+    from train.data.open import open_corpus
+
+    planned = plan_study(arguments.study, arguments.overrides, Hardware(world_size=arguments.ranks))
+    manifest = open_corpus(planned.study.base.data, arguments.data_dir)
+    return planned, pin_data(planned, manifest), arguments.out or Path("runs") / planned.study.name
+
+
+def _layout(arguments: argparse.Namespace):  # noqa: ANN202
+    from launch.local import layout
+
+    return layout(arguments.workers, arguments.ranks)
+
+
+def _write_table(study_dir: Path):  # noqa: ANN202
+    from analysis.table import build_table, write_table
+
+    table = build_table(study_dir)
+    return table, write_table(table, study_dir)
+
+
+def _table(arguments: argparse.Namespace, console: Console) -> int:
+    table, paths = _write_table(arguments.study)
+    counts = table.drop_duplicates("run_id")["status"].value_counts()
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), f"-> {len(table)} rows")
+    for path in paths:
+        console.print(f"wrote {path}")
+    return 0
+
+
+def _analyse(arguments: argparse.Namespace, console: Console) -> int:
+    import json
+
+    from analysis.analyse import analyse, to_json
+    from configs.rundir import write_json
+
+    table, _ = _write_table(arguments.study)
+    analysis = analyse(table)
+    write_json(arguments.study / "laws.json", to_json(analysis))
+    console.print(f"wrote {arguments.study / 'laws.json'}")
+    for warning in analysis.warnings:
+        console.print(f"[yellow]note[/yellow] {warning}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace, console: Console) -> int:
+    from analysis.analyse import analyse
+    from analysis.report import write_report
+
+    table, _ = _write_table(arguments.study)
+    path = write_report(table, analyse(table), arguments.study / "report")
+    console.print(f"wrote {path}")
+    return 0
+
+
+def _mup(arguments: argparse.Namespace, console: Console) -> int:
+    from configs.load import load_run
+    from train.mup_table import print_mup_table
+
+    print_mup_table(console, load_run(arguments.config, arguments.overrides).model)
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace, console: Console) -> int:
+    from train.data.prepare import prepare
+
+    manifest = prepare(
+        arguments.source,
+        arguments.out,
+        tokenizer=arguments.tokenizer,
+        text_field=arguments.text_field,
+        split=arguments.split,
+        valid_fraction=arguments.valid_fraction,
+        limit_documents=arguments.limit_documents,
+    )
+    console.print(f"wrote {manifest.directory}: {manifest.train.tokens:,} + {manifest.valid.tokens:,} tokens, fingerprint {manifest.fingerprint}")
+    return 0
+
+
+def _reference(arguments: argparse.Namespace, console: Console) -> int:
+    from configs.reference import reference
+
+    print(reference())
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

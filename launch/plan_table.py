@@ -1,0 +1,110 @@
+"""What `bcrit plan` prints: the runs of a study, what they cost, and what the grid cannot tell."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from configs.expressions import number_text
+from configs.identity import run_id
+from configs.plan import Plan
+from configs.schema import RunConfig
+from launch.advice import advise, tokens_without_reuse
+from launch.study import PlannedStudy, count
+
+# Small models reach about a quarter of a core's matrix-multiplication rate, and an optimizer step costs this much beside its
+# arithmetic (DeepSpeed ZeRO-1, two blocks, one CPU core). Both only serve an estimate that calls itself rough.
+EFFICIENCY = 0.25
+STEP_OVERHEAD_S = 0.012
+SHOWN_RUNS = 20
+
+
+def print_plan(planned: PlannedStudy, console: Console, *, workers: int, show_all: bool = False) -> None:
+    """Print the table of runs, the totals, a rough time for `workers` single-threaded workers, and the warnings."""
+    console.print(runs_table(planned, show_all=show_all))
+    console.print(totals(planned), highlight=False)
+    flops_per_s = EFFICIENCY * measured_flops_per_s()
+    seconds = estimate_seconds(planned.plans, flops_per_s, STEP_OVERHEAD_S, workers)
+    console.print(
+        f"time    about {duration(seconds)} on {workers} CPU core(s) like this one: rough, from "
+        f"{flops_per_s / 1e9:.3g} GFLOP/s per core and {1000 * STEP_OVERHEAD_S:g} ms per step; validation is not counted",
+        highlight=False,
+    )
+    for warning in advise(planned.runs):
+        console.print(f"warning {warning}", style="yellow", highlight=False, markup=False)
+
+
+def runs_table(planned: PlannedStudy, *, show_all: bool = False) -> Table:
+    """A row per run; a long table keeps its first and last rows."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"study {planned.study.name}", title_justify="left")
+    for heading in ("id", "N", "T read out at", "B", "lr", "seed", "steps", "micro x accum x world", "tokens", "FLOPs"):
+        table.add_column(heading, justify="left" if heading in ("id", "T read out at") else "right", no_wrap=True)
+    rows = list(zip(planned.runs, planned.plans, strict=True))
+    hidden = 0 if show_all else max(0, len(rows) - SHOWN_RUNS)
+    half = len(rows) if not hidden else SHOWN_RUNS // 2
+    for run, plan in rows[:half]:
+        table.add_row(*_cells(run, plan))
+    if hidden:
+        table.add_row("...", "", f"{hidden} more runs (--all)")
+    for run, plan in rows[half + hidden :]:
+        table.add_row(*_cells(run, plan))
+    return table
+
+
+def totals(planned: PlannedStudy) -> str:
+    """Two lines: the size of the grid, and its cost with and without reading several budgets out of one run."""
+    grid, tokens = count(planned.runs), sum(plan.tokens for plan in planned.plans)
+    separate = tokens_without_reuse(planned.runs)
+    saving = f" ({separate:.4g} if every budget were a run of its own)" if separate > tokens else ""
+    return (
+        f"grid    {grid.widths} widths x {grid.budgets} budgets x {grid.batches} batches x {grid.lrs} learning rates x "
+        f"{grid.seeds} seeds: {grid.cells} cells (N, T, B) from {grid.runs} runs\n"
+        f"total   {tokens:.4g} tokens{saving}, {sum(plan.flops for plan in planned.plans):.3g} FLOPs"
+    )
+
+
+def estimate_seconds(plans: Sequence[Plan], flops_per_s: float, overhead_s_per_step: float, workers: int) -> float:
+    """Training time of a queue of runs on `workers` workers of `flops_per_s` each: their even share, at least the longest run."""
+    each = [plan.flops / (flops_per_s * plan.world_size) + plan.steps * overhead_s_per_step for plan in plans]
+    return max(max(each), sum(each) / workers)
+
+
+def measured_flops_per_s(seconds: float = 0.2) -> float:
+    """float32 matrix-multiplication rate of one core of this machine.
+
+    Measured against CPU time, which counts all threads of the BLAS, so that several cores do not flatter it.
+    """
+    size = 512
+    a = np.ones((size, size), dtype=np.float32)
+    a @ a  # the first call starts the threads
+    repeats, wall, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < seconds:
+        a @ a
+        repeats += 1
+    return 2 * size**3 * repeats / (time.process_time() - cpu)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    for unit, length, limit in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds < limit * length:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds / 86400:.3g} days"
+
+
+def _cells(run: RunConfig, plan: Plan) -> tuple[str, ...]:
+    return (
+        run_id(run) if run.data.fingerprint else "-",  # a run has no name before its data is pinned
+        str(run.model.width),
+        " ".join(number_text(tokens) for tokens in plan.readout_tokens),
+        number_text(run.batch_tokens),
+        number_text(run.lr),
+        str(run.seed),
+        str(plan.steps),
+        f"{plan.micro_batch_seqs} x {plan.accumulation} x {plan.world_size}",
+        number_text(plan.tokens),
+        f"{plan.flops:.2e}",
+    )

@@ -1,0 +1,76 @@
+"""What a running study looks like: runs done, tokens per second, time left, and the runs under way."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from configs.rundir import ENDED, Status, read_status
+
+QUIET_PERIOD_S = 20.0  # between lines where there is no terminal to redraw
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a study stands. Tokens of a diverged run count as its whole budget: nothing is left to do."""
+
+    states: Counter[str]
+    tokens_done: int
+    tokens_total: int
+
+    def line(self, rate: float) -> str:
+        """One line for people."""
+        ended = sum(self.states[state] for state in ENDED)
+        others = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()) if state != "finished" and count)
+        left = f"{clock((self.tokens_total - self.tokens_done) / rate)} left" if rate > 0 else "time left unknown"
+        return f"{ended}/{self.states.total()} runs done ({others or 'none other'}), {rate:,.0f} tokens/s, {left}"
+
+
+def snapshots(run_dirs: list[Path], budgets: list[int]) -> Callable[[], Snapshot]:
+    """A function that reads where the runs stand; the status of a run that has ended is read once."""
+    ended: dict[Path, Status] = {}
+
+    def look() -> Snapshot:
+        states: Counter[str] = Counter()
+        done = 0
+        for run_dir, budget in zip(run_dirs, budgets, strict=True):
+            status = ended.get(run_dir) or read_status(run_dir)
+            if status.state in ENDED:
+                ended[run_dir] = status
+            states[status.state] += 1
+            done += budget if status.state in ENDED else status.tokens
+        return Snapshot(states, done, sum(budgets))
+
+    return look
+
+
+@contextmanager
+def watching(console: Console, look: Callable[[], Snapshot]) -> Iterator[Callable[[], None]]:
+    """Yields a function to call now and then: it redraws a progress bar, or prints a line without a terminal."""
+    first, began, printed = look(), time.monotonic(), time.monotonic()
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting workers", total=first.tokens_total, completed=first.tokens_done)
+
+        def watch() -> None:
+            nonlocal printed
+            now, elapsed = look(), time.monotonic() - began
+            line = now.line((now.tokens_done - first.tokens_done) / elapsed if elapsed else 0.0)
+            progress.update(task, completed=now.tokens_done, description=line)
+            if not console.is_terminal and time.monotonic() - printed >= QUIET_PERIOD_S:
+                console.print(line)
+                printed = time.monotonic()
+
+        yield watch
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
