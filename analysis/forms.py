@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 Curve = Callable[[Array, float], tuple[Array, Array, Array]]
 
 
@@ -69,5 +69,5 @@ FORMS: dict[str, Form] = {
     "sqrt_saturation": Form(sqrt_saturation, "lr_limit"),
     "linear_saturation": Form(linear_saturation, "lr_limit"),
     "surge": Form(surge, "lr_crit"),
-    "surge_plateau": Form(surge_plateau, "lr_crit", shape_name="log2_plateau_excess", shape_start=3.0),
+    "surge_plateau": Form(surge_plateau, "lr_crit", shape_name="plateau_ratio", shape_start=3.0),
 }

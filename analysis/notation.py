@@ -11,17 +11,19 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def power_of_two(exponent: float) -> str:
-    """`2<sup>−7</sup>`; at most one decimal."""
-    text = f"{exponent:.1f}".removesuffix(".0").replace("-", _MINUS)
-    return f"2<sup>{text}</sup>"
+    """`2<sup>−7</sup>`, `2<sup>−7.25</sup>`: at most two decimals."""
+    return f"2<sup>{round(exponent, 2):g}</sup>".replace("-", _MINUS)
 
 
 def plain(value: float) -> str:
-    """Three significant digits with a real minus sign; 2.50e−5 below a thousandth."""
+    """Three significant digits with a real minus sign; 2.50e−5 below a thousandth, whole numbers from 1000 on."""
     if not isfinite(value):
         return "not a number"
-    text = f"{value:.3g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
-    return text.replace("e-0", "e-").replace("e+0", "e").replace("-", _MINUS)
+    if 0 < abs(value) < 1e-3:
+        text = f"{value:.2e}".replace("e-0", "e-")
+    else:
+        text = f"{value:.0f}" if value == 0 or abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return text.replace("-", _MINUS)
 
 
 def nats(value: float) -> str:
@@ -32,8 +34,8 @@ def nats(value: float) -> str:
 def compact(count: float) -> str:
     """A count with a metric letter: 512, 2.05k, 1.31M, 16.4B."""
     for scale, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= scale:
-            return f"{count / scale:.3g}{letter}"
+        if abs(count) >= scale * 0.9995:
+            return f"{count / scale:#.3g}".rstrip(".") + letter
     return f"{count:.3g}"
 
 

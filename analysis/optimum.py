@@ -19,7 +19,7 @@ from analysis.parabola import Parabola, fit_parabola, vertex_interval
 from analysis.results import Cell, CellState, Estimate
 from analysis.sensitivity import window_weights, wortsman, wortsman_weights
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 MIN_POINTS = 3
 MIN_DOF = 8  # fewer at one budget: take the noise of all budgets together
 NORMAL_95 = 1.96

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 def wortsman(loss: ArrayLike, loss_init: float | None) -> float | None:

@@ -50,7 +50,9 @@ def build_table(study_dir: Path) -> pd.DataFrame:
 
     Raises ConfigError if `study_dir` holds no study.
     """
-    rows = [row for identity in manifest_ids(study_dir) for row in _rows(run_dir_of(study_dir, identity), study_dir.name)]
+    rows = [
+        row for identity in manifest_ids(study_dir) for row in _rows(run_dir_of(study_dir, identity), study_dir.name)
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -1,7 +1,7 @@
 """The one exception that a user's input may raise, and the hint that most of its messages need."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 
 
 class ConfigError(ValueError):
@@ -9,19 +9,23 @@ class ConfigError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The remedy for an unknown dotted name: the nearest known one, else the names beside it.
+    """The remedy for an unknown dotted name: the likeliest known one, else the names beside it.
 
-    A known name with the same last part wins (`beta2` -> `optimizer.beta2`), then the whole name, then its last part.
+    Likeliest is the same last part elsewhere (`beta2` -> `optimizer.beta2`), then one that it begins (`batch` ->
+    `batch_tokens`), then one whose last part is spelt alike; of several the one most alike as a whole.
     """
-    names = sorted(known)
-    leaf = name.rpartition(".")[2]
-    leaves = {k.rpartition(".")[2]: k for k in reversed(names)}
-    if leaf in leaves and name not in names:
-        return f"did you mean {leaves[leaf]}?"
-    close = get_close_matches(name, names, n=1, cutoff=0.75) or [
-        leaves[part] for part in get_close_matches(leaf, leaves, n=1, cutoff=0.55)
-    ]
-    if close:
-        return f"did you mean {close[0]}?"
-    parent = name.rpartition(".")[0]
-    return "known: " + ", ".join([k for k in names if k.rpartition(".")[0] == parent] or names)
+    names = sorted(known, reverse=True)  # of equally likely names max() takes the first: beta2 for beta3
+    parent, _, leaf = name.rpartition(".")
+    leaf_of = {k: k.rpartition(".")[2] for k in names}
+    for likely in (
+        [k for k in names if leaf_of[k] == leaf],
+        [k for k in names if leaf_of[k].startswith(leaf)],
+        [k for k in names if _likeness(leaf, leaf_of[k]) > 0.6],
+    ):
+        if likely:
+            return f"did you mean {max(likely, key=lambda k: _likeness(name, k))}?"
+    return "known: " + ", ".join(sorted(k for k in names if k.rpartition(".")[0] == parent) or sorted(names))
+
+
+def _likeness(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b).ratio()

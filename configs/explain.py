@@ -36,10 +36,11 @@ def _sentence(mistake: dict[str, Any], model: type[BaseModel]) -> str:
         case "missing":
             return f"{name}: missing; write {name}: followed by {_doc(location, docs).allowed}"
         case "value_error":
-            return f"{name}: {mistake['ctx']['error']}; expected {_doc(location, docs).allowed}"
+            expected = f"; expected {docs[name].allowed}" if name in docs else ""  # an axis says it itself
+            return f"{name}: {mistake['ctx']['error']}{expected}"
         case "model_type" | "model_attributes_type":
             members = [field for field in docs if field.startswith(f"{name}.")] or list(docs)
-            return f"{name or 'the file'}: expected fields, such as {', '.join(members[:2])}, got {_short(mistake['input'])}"
+            return f"{name} = {_short(mistake['input'])}: expected fields, such as {', '.join(members[:2])}"
     return f"{name} = {_short(mistake['input'])}: expected {_doc(location, docs).allowed}"
 
 

@@ -46,7 +46,9 @@ def evaluate(text: str, names: Mapping[str, Any] | None = None) -> Any:
     except ConfigError:
         raise
     except SyntaxError as error:
-        raise ConfigError(f"cannot read {text!r} as an expression: {error.msg}") from error
+        raise ConfigError(
+            f"cannot read {text!r} as arithmetic such as 2^-7 or a condition such as lr < 2^-5: {error.msg}"
+        ) from error
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"cannot evaluate {text!r}: {error}") from error
 
@@ -79,7 +81,9 @@ def _value(node: ast.AST, names: Mapping[str, Any]) -> Any:
                     f"unknown name {name!r}; {did_you_mean(name, names)}" if names else f"{name!r} is not a number"
                 )
             return names[name]
-    raise ConfigError(f"{ast.unparse(node)!r} is not arithmetic")
+    raise ConfigError(
+        f"{ast.unparse(node)!r} is not arithmetic: use numbers, fields, + - * / // % ^, comparisons, and, or, not, in"
+    )
 
 
 def number(value: Any) -> Any:
@@ -117,14 +121,14 @@ def powers(text: str) -> list[int | float]:
     last_text, _, factor_text = rest.partition(" by ")
     try:
         first, last, factor = number(first_text), number(last_text), number(factor_text or "2")
-    except ConfigError as error:
-        raise ConfigError(f"range {text!r}: {error}; write first..last or first..last by factor") from error
+    except ConfigError:
+        raise ConfigError(f"range {text!r}: write first..last or first..last by factor, such as 2^8..2^13") from None
     if min(first, last) <= 0 or factor <= 1 or last < first:
         raise ConfigError(
             f"range {text!r}: needs 0 < first <= last and a factor above 1; list other values as [a, b, c]"
         )
     count = math.log2(last / first) / math.log2(factor)
-    if abs(count - round(count)) > 1e-9:
+    if abs(count - round(count)) > 1e-9 * max(1, count):
         nearest = first * factor ** math.floor(count)
         raise ConfigError(
             f"range {text!r}: {last_text.strip()} is not {first_text.strip()} times a power of {factor:g}; "
@@ -141,7 +145,7 @@ def powers(text: str) -> list[int | float]:
 
 
 def axis_values(value: Any) -> tuple[Any, ...]:
-    """What an axis of a study may be, as its values: a range, a list or a single value; text that is a number becomes one.
+    """The values of a study's axis, written as a range, a list or a single value; text that is a number becomes one.
 
     Raises ConfigError if there is no value, or if a range does not hit its end.
     """

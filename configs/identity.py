@@ -12,8 +12,8 @@ from configs.schema import RunConfig
 def run_id(config: RunConfig) -> str:
     """12 hex digits of the sha256 of what defines the result, equal for equal numbers however they were written.
 
-    Left out are the engine, logging, checkpoints and where the data lies: they change the order of floating-point sums at
-    most. The data enters by its fingerprint; raises ConfigError if that is not pinned.
+    Left out are the engine, logging, checkpoints and where the data lies: they change the order of floating-point sums
+    at most. The data enters by its fingerprint; raises ConfigError if that is not pinned.
     """
     if config.data.fingerprint is None:
         raise ConfigError(

@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """yaml.safe_load that refuses what YAML lets pass: a key given twice, a key that is not text."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
@@ -94,7 +94,8 @@ def _parse(text: str, source: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{source}: {line}{error.problem} (YAML)") from None
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError(f"{source}: {line}{problem} (YAML)") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{source}: {' '.join(str(error).split())} (YAML)") from None
 

@@ -1,30 +1,30 @@
 """The arithmetic of the parametrisation: what every role of parameter is multiplied by as the width grows.
 
-With r = width / base_width, everything is a power of r, so that at r = 1 `mup` and `sp` are the same numbers, bit for bit.
+With r = width / base_width, everything is a power of r: at r = 1 `mup` and `sp` are the same numbers, bit for bit.
 
-| role | init std (mup) | init std (sp) | lr mup / sp | weight decay mup / sp |
-|---|---|---|---|---|
-| embedding | const | const | 1 / 1 | 0 / 0 |
-| hidden | r^-1/2 | r^-1/2 | 1/r / 1 | r / 1 |
-| residual_out | r^-1/2 (2 depth)^-1/2 | the same | 1/r / 1 | r / 1 |
-| output | const | r^-1/2 | 1 / 1 | 1 / 1 |
-| norm (gain 1), bias (0) | 0 | 0 | 1 / 1 | 0 / 0 |
+| role | init std, mup | init std, sp | lr, mup / sp | weight decay, mup / sp | eps, mup / sp |
+|---|---|---|---|---|---|
+| embedding | const | const | 1 / 1 | 0 / 0 | 1/r / 1 |
+| hidden | r^-1/2 | r^-1/2 | 1/r / 1 | r / 1 | 1/r / 1 |
+| residual_out | (2 depth r)^-1/2 | (2 depth r)^-1/2 | 1/r / 1 | r / 1 | 1/r / 1 |
+| output | const | r^-1/2 | 1 / 1 | 1 / 1 | 1/r / 1 |
+| norm (gain 1), bias (0) | 0 | 0 | 1 / 1 | 0 / 0 | 1/r / 1 |
 
-Sources: Yang et al., Tensor Programs V (arXiv 2203.03466), table 8, in the form of the Time Transfer code (arXiv 2410.05838):
-a logits multiplier 1/r in place of an output init and learning rate that fall with width, for an untied head.
+Sources: Yang et al., Tensor Programs V (arXiv 2203.03466), table 8, in the form of the code of Time Transfer
+(arXiv 2410.05838): for an untied head, a logits multiplier 1/r in place of an output init and learning rate that fall.
 
-Weight decay. Decoupled AdamW shrinks a weight by lr x weight_decay per step, so the multiplier r beside the learning rate's
-1/r keeps lr x weight_decay, the time in which a weight is forgotten, independent of width. Embeddings, norms and biases
-are never decayed.
+Weight decay. Decoupled AdamW shrinks a weight by lr x weight_decay per step, so the multiplier r beside the learning
+rate's 1/r keeps lr x weight_decay, the time in which a weight is forgotten, independent of width. Embeddings, norms
+and biases are never decayed.
 
-Adam's epsilon. Under mup the logits are multiplied by 1/r while the head's entries and the activations x stay O(1) in
-width, so the gradient of the head, (1/r) dloss/dlogits x^T, and that of each residual coordinate g, (1/r) W^T dloss/dlogits,
-fall as 1/r. Every other gradient is one of g passed backwards: the embedding's and the norms' is g times O(1); a residual
-output's is g a^T; the gradient of its input is W_out^T g with r times more terms, of size (r^-1/2)(1/r) each and random
-(at init) or (1/r)(1/r) and aligned (what training adds), so O(1/r) either way; likewise for every matrix further down.
-All gradients fall as 1/r, hence eps must, in all roles, to keep its place beside the root of the second moment. The global
-gradient norm stays O(1), r^2 hidden entries of size 1/r each, so clip_norm needs no multiplier. Under sp there is no such
-power common to all roles, and eps stays as it is.
+Adam's epsilon. Under mup the logits are multiplied by 1/r while the head's entries W and the activations x stay O(1)
+in width. So the head's gradient, (1/r) dloss/dlogits x^T, falls as 1/r, and so does every coordinate of the gradient of
+the residual stream, g = (1/r) W^T dloss/dlogits. All other gradients are g passed backwards. The embedding's and the
+norms' are g times O(1), a residual output's is g a^T. The gradient of its input, W_out^T g, is a sum of O(r) terms:
+random ones of size r^-1/2 x 1/r from the init, aligned ones of size 1/r x 1/r from what training added; both sums are
+O(1/r), and so on through every matrix further down. All gradients fall as 1/r, hence so must eps, in every role, to
+keep its place beside the root of the second moment. The global gradient norm stays O(1), r^2 hidden entries of size 1/r
+each, so clip_norm needs no multiplier. Under sp no single power is common to all roles, and eps stays as it is.
 """
 
 import math
@@ -38,7 +38,7 @@ Role = Literal["embedding", "hidden", "residual_out", "output", "norm", "bias"]
 
 @dataclass(frozen=True)
 class RoleRule:
-    """How the parameters of one role are initialised and trained; the multipliers are relative to the optimizer's config."""
+    """How the parameters of one role are initialised and trained; multipliers act on the optimizer's config."""
 
     init_std: float  # of a normal around 0; norm gains are 1 and biases 0, so theirs is 0
     lr_multiplier: float
@@ -81,7 +81,7 @@ def rules(model: ModelConfig) -> dict[Role, RoleRule]:
 def forward_multipliers(model: ModelConfig) -> ForwardMultipliers:
     """The scalars of the forward pass.
 
-    Attention: 1/sqrt(head_dim) at the base head size and 1/head_dim beyond it under mup, where q and k align as they train.
+    Attention: under mup 1/sqrt(head_dim) at the base head size and 1/head_dim beyond it, since q and k align.
     """
     mup = model.parametrization == "mup"
     base_head_dim = model.base_head_dim if mup and model.base_head_dim else model.head_dim

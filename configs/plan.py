@@ -1,9 +1,10 @@
 """Config + hardware -> every derived number of a run, as pure arithmetic; every rule between two fields lives here.
 
-Nothing is rounded or clamped: what does not divide is a ConfigError that names the value, the rule and the nearest legal values.
+Nothing is rounded or clamped: what does not divide is a ConfigError that names value, rule and nearest legal values.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from configs.errors import ConfigError
 from configs.manifest import count_sequences
@@ -90,8 +91,8 @@ def n_params(model: ModelConfig) -> int:
 def flops_per_token(model: ModelConfig) -> int:
     """Forward and backward FLOPs of one training token by the PaLM convention (arXiv 2204.02311, appendix B).
 
-    6 per parameter that multiplies a token (all but the embedding, which is a look-up), and 12 x depth x width x seq_len for
-    attention scores and values, counted without the saving of the causal mask.
+    6 per parameter that multiplies a token (all but the embedding, a look-up), and 12 x depth x width x seq_len
+    for attention scores and values, counted without the saving of the causal mask.
     """
     multiplied = n_params(model) - n_params_embedding(model)
     return 6 * multiplied + 12 * model.depth * model.width * model.seq_len
@@ -126,16 +127,16 @@ def _check_model(model: ModelConfig) -> None:
     _check_multiple("model.base_width", model.base_width, "the base head size", base_head_dim)
     if model.width == model.base_width and base_head_dim != model.head_dim:
         raise ConfigError(
-            f"model.base_head_dim = {base_head_dim} differs from model.head_dim = {model.head_dim} at the base width, where "
-            f"mup must equal sp: use {model.head_dim}"
+            f"model.base_head_dim = {base_head_dim} differs from model.head_dim = {model.head_dim} at the base width, "
+            f"where mup must equal sp: use {model.head_dim}"
         )
 
 
 def _check_precision(config: RunConfig) -> None:
     if config.precision == "bf16" and config.engine.zero_stage == 0:
         raise ConfigError(
-            "engine.zero_stage = 0 with precision = bf16: DeepSpeed takes an optimizer step of its own at start-up there; "
-            "use engine.zero_stage 1 or precision fp32"
+            "engine.zero_stage = 0 with precision = bf16: DeepSpeed takes an optimizer step of its own at start-up "
+            "there; use engine.zero_stage 1 or precision fp32"
         )
 
 
@@ -165,8 +166,8 @@ def _check_tokens_of_run(config: RunConfig) -> None:
         )
     if schedule.kind == "wsd" and schedule.warmup_tokens > (1 - schedule.decay_fraction) * budget:
         raise ConfigError(
-            f"schedule.warmup_tokens = {schedule.warmup_tokens} reaches into the decay, the last schedule.decay_fraction = "
-            f"{schedule.decay_fraction} of budget_tokens = {budget}: use less warmup or less decay"
+            f"schedule.warmup_tokens = {schedule.warmup_tokens} reaches into the decay, the last "
+            f"schedule.decay_fraction = {schedule.decay_fraction} of budget_tokens = {budget}: use less of either"
         )
     if config.log.every_tokens is not None:
         _check_multiple("log.every_tokens", config.log.every_tokens, "batch_tokens", batch)
@@ -181,13 +182,15 @@ def _check_readouts(config: RunConfig) -> None:
             raise ConfigError(
                 f"readout_tokens: {tokens} is beyond budget_tokens = {budget}: remove it or raise the budget"
             )
-        _check_multiple("readout_tokens, or a smaller budget of a study:", tokens, "batch_tokens", config.batch_tokens)
-    if any(a >= b for a, b in zip(asked, asked[1:], strict=False)):
+        _check_multiple(
+            "readout_tokens (or a smaller budget of the study)", tokens, "batch_tokens", config.batch_tokens
+        )
+    if any(a >= b for a, b in pairwise(asked)):
         raise ConfigError(f"readout_tokens = {list(asked)} must increase: use {sorted(set(asked))}")
     if config.schedule.kind != "constant" and len(readouts(config)) > 1:
         raise ConfigError(
-            f"readout_tokens below budget_tokens = {budget} with schedule.kind = {config.schedule.kind}: before the decay has "
-            "ended a loss is not that of a shorter budget; remove them and run each budget, or use schedule.kind constant"
+            f"readout_tokens below budget_tokens = {budget} with schedule.kind = {config.schedule.kind}: before the "
+            "decay has ended a loss is not that of a shorter budget; run each budget, or use schedule.kind constant"
         )
 
 
@@ -195,5 +198,4 @@ def _check_multiple(name: str, value: int, unit_name: str, unit: int, lowest: in
     if value % unit:
         below = value // unit * unit
         legal = [str(v) for v in (below, below + unit) if v >= lowest]
-        equals = "" if name.endswith(":") else " ="
-        raise ConfigError(f"{name}{equals} {value} is not a multiple of {unit_name} = {unit}: use {' or '.join(legal)}")
+        raise ConfigError(f"{name} = {value} is not a multiple of {unit_name} = {unit}: use {' or '.join(legal)}")

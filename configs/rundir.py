@@ -139,7 +139,8 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     for path in sorted(run_dir.glob("metrics.*.jsonl")):
         for row in _json_lines(path):
             if row["kind"] == "resume":
-                rows = [kept for kept in rows if kept["tokens"] <= row["tokens"]]
+                # An attempt that starts from nothing validates at token 0 again; one that resumes does not.
+                rows = [kept for kept in rows if 0 < row["tokens"] >= kept["tokens"]]
             else:
                 rows.append(row)
     return rows

@@ -7,6 +7,7 @@ import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from configs.expressions import number_text
 from configs.identity import run_id
@@ -15,8 +16,8 @@ from configs.schema import RunConfig
 from launch.advice import advise, tokens_without_reuse
 from launch.study import PlannedStudy, count
 
-# Small models reach about a quarter of a core's matrix-multiplication rate, and an optimizer step costs this much beside its
-# arithmetic (DeepSpeed ZeRO-1, two blocks, one CPU core). Both only serve an estimate that calls itself rough.
+# Small models reach about a quarter of a core's matrix-multiplication rate; a step of DeepSpeed ZeRO-1 with two blocks
+# costs this much beside its arithmetic on a CPU core. Both only serve an estimate that calls itself rough.
 EFFICIENCY = 0.25
 STEP_OVERHEAD_S = 0.012
 SHOWN_RUNS = 20
@@ -24,17 +25,20 @@ SHOWN_RUNS = 20
 
 def print_plan(planned: PlannedStudy, console: Console, *, workers: int, show_all: bool = False) -> None:
     """Print the table of runs, the totals, a rough time for `workers` single-threaded workers, and the warnings."""
-    console.print(runs_table(planned, show_all=show_all))
-    console.print(totals(planned), highlight=False)
     flops_per_s = EFFICIENCY * measured_flops_per_s()
     seconds = estimate_seconds(planned.plans, flops_per_s, STEP_OVERHEAD_S, workers)
-    console.print(
-        f"time    about {duration(seconds)} on {workers} CPU core(s) like this one: rough, from "
-        f"{flops_per_s / 1e9:.3g} GFLOP/s per core and {1000 * STEP_OVERHEAD_S:g} ms per step; validation is not counted",
-        highlight=False,
+    below = Table.grid(padding=(0, 2))
+    below.add_row("grid", grid_text(planned.runs))
+    below.add_row("total", cost_text(planned))
+    below.add_row(
+        "time",
+        f"about {duration(seconds)} on {counted(workers, 'core')} like this one: rough, from {flops_per_s / 1e9:.3g} "
+        f"GFLOP/s per core and {1000 * STEP_OVERHEAD_S:g} ms per step, without validation",
     )
     for warning in advise(planned.runs):
-        console.print(f"warning {warning}", style="yellow", highlight=False, markup=False)
+        below.add_row("warning", Text(warning), style="yellow")
+    console.print(runs_table(planned, show_all=show_all))
+    console.print(below)
 
 
 def runs_table(planned: PlannedStudy, *, show_all: bool = False) -> Table:
@@ -54,20 +58,31 @@ def runs_table(planned: PlannedStudy, *, show_all: bool = False) -> Table:
     return table
 
 
-def totals(planned: PlannedStudy) -> str:
-    """Two lines: the size of the grid, and its cost with and without reading several budgets out of one run."""
-    grid, tokens = count(planned.runs), sum(plan.tokens for plan in planned.plans)
-    separate = tokens_without_reuse(planned.runs)
+def grid_text(runs: Sequence[RunConfig]) -> str:
+    """The size of the grid in words."""
+    grid = count(runs)
+    axes = {"width": grid.widths, "budget": grid.budgets, "batch size": grid.batches, "learning rate": grid.lrs}
+    product = " x ".join(counted(n, noun) for noun, n in (axes | {"seed": grid.seeds}).items())
+    return f"{product}: {counted(grid.cells, 'cell')} (N, T, B) from {counted(grid.runs, 'run')}"
+
+
+def cost_text(planned: PlannedStudy) -> str:
+    """Tokens and FLOPs of the study, and what it would take without reading several budgets out of one run."""
+    tokens, separate = sum(plan.tokens for plan in planned.plans), tokens_without_reuse(planned.runs)
     saving = f" ({separate:.4g} if every budget were a run of its own)" if separate > tokens else ""
-    return (
-        f"grid    {grid.widths} widths x {grid.budgets} budgets x {grid.batches} batches x {grid.lrs} learning rates x "
-        f"{grid.seeds} seeds: {grid.cells} cells (N, T, B) from {grid.runs} runs\n"
-        f"total   {tokens:.4g} tokens{saving}, {sum(plan.flops for plan in planned.plans):.3g} FLOPs"
-    )
+    return f"{tokens:.4g} tokens{saving}, {sum(plan.flops for plan in planned.plans):.3g} FLOPs"
+
+
+def counted(n: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def estimate_seconds(plans: Sequence[Plan], flops_per_s: float, overhead_s_per_step: float, workers: int) -> float:
-    """Training time of a queue of runs on `workers` workers of `flops_per_s` each: their even share, at least the longest run."""
+    """Training time of a queue of runs on `workers` workers: an even share of it, at least the longest run.
+
+    `flops_per_s` is one process's; a run has `world_size` of them.
+    """
     each = [plan.flops / (flops_per_s * plan.world_size) + plan.steps * overhead_s_per_step for plan in plans]
     return max(max(each), sum(each) / workers)
 
@@ -79,10 +94,10 @@ def measured_flops_per_s(seconds: float = 0.2) -> float:
     """
     size = 512
     a = np.ones((size, size), dtype=np.float32)
-    a @ a  # the first call starts the threads
+    a.dot(a)  # the first call starts the threads
     repeats, wall, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - wall < seconds:
-        a @ a
+        a.dot(a)
         repeats += 1
     return 2 * size**3 * repeats / (time.process_time() - cpu)
 

@@ -41,7 +41,7 @@ class GridCounts:
 
 
 def plan_study(path: str | Path, overrides: Sequence[str], hardware: Hardware) -> PlannedStudy:
-    """Load, expand and plan a study; nothing is started or written. Raises ConfigError, one line that names the file."""
+    """Load, expand and plan a study; nothing is started or written. Raises ConfigError, one line naming the file."""
     study = load_study(path, overrides)
     try:
         runs = expand(study)
@@ -53,8 +53,8 @@ def plan_study(path: str | Path, overrides: Sequence[str], hardware: Hardware) -
 def expand(study: StudyConfig) -> tuple[RunConfig, ...]:
     """The runs of a study, in the order of its axes (the last one fastest), then of its zipped groups.
 
-    With the constant schedule, runs that differ only in `budget_tokens` become one run: the largest budget, read out at every
-    budget. Raises ConfigError for axes that contradict each other or a filter that leaves nothing.
+    With the constant schedule, runs that differ only in `budget_tokens` become one run: the largest budget, read out at
+    every budget. Raises ConfigError for axes that contradict each other or a filter that leaves nothing.
     """
     variations = _variations(study)
     if (points := math.prod(map(len, variations))) > MAX_POINTS:
@@ -78,7 +78,7 @@ def count(runs: Sequence[RunConfig]) -> GridCounts:
 
 
 def _variations(study: StudyConfig) -> list[list[dict[str, Any]]]:
-    """The factors of the product: for each axis and each zipped group its settings, every value already valid by itself."""
+    """The factors of the product: the settings of each axis and zipped group, every value valid by itself."""
     groups = [("axes", {field: items}) for field, items in study.axes.items()]
     groups += [(f"zipped[{i}]", group) for i, group in enumerate(study.zipped)]
     seen: set[str] = set()
@@ -152,17 +152,16 @@ def _holds(condition: str, run: RunConfig) -> bool:
 
 
 def _share_budgets(runs: list[RunConfig]) -> list[RunConfig]:
-    """One run per group that differs only in budget, at the place of the group's first; a decaying run is its own group."""
-    groups: dict[RunConfig, set[int]] = {}
+    """One run per group that differs only in budget, where the group's first was; a decaying run is its own group."""
+    groups: dict[RunConfig, list[RunConfig]] = {}
     for run in runs:
-        if run.schedule.kind == "constant":
-            key = run.model_copy(update={"budget_tokens": 1, "readout_tokens": ()})
-            groups.setdefault(key, set()).update(readouts(run))
-        else:
-            groups.setdefault(run, set())
-    return [
-        run.model_copy(update={"budget_tokens": max(tokens), "readout_tokens": tuple(sorted(tokens))})
-        if tokens
-        else run
-        for run, tokens in groups.items()
-    ]
+        constant = run.schedule.kind == "constant"
+        key = run.model_copy(update={"budget_tokens": 1, "readout_tokens": ()}) if constant else run
+        groups.setdefault(key, []).append(run)
+    return [_shared(group) if len(group) > 1 else group[0] for group in groups.values()]
+
+
+def _shared(group: list[RunConfig]) -> RunConfig:
+    longest = max(group, key=lambda run: run.budget_tokens)
+    tokens = tuple(sorted({tokens for run in group for tokens in readouts(run)}))
+    return longest.model_copy(update={"readout_tokens": tokens})

@@ -2,30 +2,27 @@
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
+from analysis.definitions import definition_name
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, GREEN, INK, ORANGE, PINK, sequential, symbols
 from analysis.figures.figure import Figure, schedule_of
-from analysis.figures.frames import KEY, cells, estimate_columns, known, numeric, spread, words
+from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, spread, words
 from analysis.figures.learning_rate import BATCH_TITLE, TOKENS_TITLE
 from analysis.figures.panels import log2_axis, panels
 from analysis.notation import compact, grid_count, nats
 from analysis.results import Analysis, Growth
 
 COLOURS = (BLUE, ORANGE, GREEN, PINK)
-DEFINITIONS = {
-    "time_transfer_surge": "B<sub>crit</sub>, surge form",
-    "sqrt_saturation": "B<sub>crit</sub>, √ saturation",
-    "linear_saturation": "B<sub>crit</sub>, linear saturation",
-    "hyperbola": "B<sub>crit</sub>, S–E hyperbola",
-}
 _BAND_POINTS = 60
 
 
 def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """B_crit(T) by each definition and B*(T) per width, with the fitted growth (methods 1d, figure 3)."""
     rows = [
-        {"kind": "batch_crit", "series": crit.definition, "width": None, "tokens": crit.tokens} | spread("batch", crit.batch)
+        {"kind": "batch_crit", "series": crit.definition, "width": None, "tokens": crit.tokens}
+        | spread("batch", crit.batch)
         for crit in analysis.critical_batch
     ] + [
         {"kind": "batch_best", "series": "batch_best", "width": best.width, "tokens": best.tokens}
@@ -35,15 +32,17 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     data = numeric(rows, ["kind", "series", "width", "tokens", *estimate_columns("batch")])
     figure_id, title = "critical-batch", f"Critical and best batch against token budget ({schedule_of(table)})"
     caption = (
-        "Left: B<sub>crit</sub>(T), each series by its own definition (named in the legend and at the end of the page; they "
-        "are different quantities). Right: B*(T), the batch of lowest loss when η is tuned for each B. Bars are 95 % "
-        "intervals, open triangles are bounds: the grid does not reach the truth, it lies where they point. Lines with bands: "
-        "the fitted growth T<sup>α</sup> with its 95 % band, drawn only where the exponent is identified."
+        "Left: B<sub>crit</sub>(T), each series by its own definition (named in the legend and at the end of the "
+        "page; they are different quantities). Right: B*(T), the batch of lowest loss when η is tuned for each B. "
+        "Bars are 95 % intervals, open triangles are bounds: the grid does not reach the truth, it lies where they "
+        "point. Lines with bands: the fitted growth T<sup>α</sup> with its 95 % band, drawn only where the exponent "
+        "is identified."
     )
     if not known(data, "batch"):
         reason = "Not drawn: neither B<sub>crit</sub> nor B* is identified or bounded at any T."
         return Figure(figure_id, title, caption, data, None, reason)
-    fits = [_fit(growth, data["tokens"]) for growth in analysis.growth if growth.quantity in _series_of(analysis)]
+    drawn = {"batch_best"} | {f"batch_crit:{crit.definition}" for crit in analysis.critical_batch}
+    fits = [fit for law in analysis.growth if law.quantity in drawn and (fit := _fit(law, data["tokens"])) is not None]
     span = np.clip(known(data, "batch"), table["batch_tokens"].min() / 16, table["batch_tokens"].max() * 16)
     plot = panels(
         ["B<sub>crit</sub>(T), by definition", "B*(T), lowest loss at tuned η"],
@@ -62,7 +61,7 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     symbol = symbols(definitions)
     for definition in definitions:
         part = data[data["series"] == definition]
-        _series(plot, 0, part, DEFINITIONS.get(definition, definition), definition, colour[definition], symbol[definition])
+        _series(plot, 0, part, definition_name(definition), definition, colour[definition], symbol[definition])
     best = data[data["kind"] == "batch_best"]
     keys = sorted(best["width"].fillna(0).unique())
     ink, symbol = sequential("width", keys), symbols(keys)
@@ -85,14 +84,14 @@ def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     data["excess"] = data["excess"].where(data["loss"].notna())
     figure_id, title = "loss-against-batch", f"Loss against batch at the tuned learning rate ({schedule_of(table)})"
     caption = (
-        "Validation loss at η*(B), in nats above the lowest of the same (N, T); bars are 95 % intervals. Where a curve is flat "
-        "within its bars, the best batch is not resolved. Open triangles: η* lay at the edge of the learning-rate grid, so the "
-        "loss shown is only an upper bound of the tuned loss."
+        "Validation loss at η*(B), in nats above the lowest of the same (N, T); bars are 95 % intervals. Where a "
+        "curve is flat within its bars, the best batch is not resolved. Open triangles: η* lay at the edge of the "
+        "learning-rate grid, so the loss shown is only an upper bound of the tuned loss."
     )
     if data["batch_tokens"].nunique() < 2:
         reason = "Not drawn: it needs at least two batches B, and the table has one."
         return Figure(figure_id, title, caption, data, None, reason)
-    widths, budgets = sorted(data["width"].unique()), sorted(data["tokens"].unique())
+    widths, budgets = levels(data, "width"), levels(data, "tokens")
     plot = panels(
         [f"N = {width}" for width in widths],
         3,
@@ -125,7 +124,7 @@ def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     return Figure(figure_id, title, caption, data, plot)
 
 
-def _series(plot, panel, part, label, group, colour, symbol) -> None:
+def _series(plot: go.Figure, panel: int, part: pd.DataFrame, label: str, group: str, colour: str, symbol: str) -> None:
     marks.measured(
         plot,
         panel,
@@ -138,28 +137,29 @@ def _series(plot, panel, part, label, group, colour, symbol) -> None:
         symbol=symbol,
         line=False,
         legend=len(part) > 0,
-        hover=[f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'batch', compact)} tokens" for row in part.itertuples()],
+        hover=[
+            f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'batch', compact)} tokens"
+            for row in part.itertuples()
+        ],
     )
 
 
-def _series_of(analysis: Analysis) -> dict[str, str]:
-    """Growth quantity -> series drawn here, for the growth laws with an identified exponent."""
-    names = {f"batch_crit:{crit.definition}": crit.definition for crit in analysis.critical_batch}
-    return names | {"batch_best": "batch_best"}
-
-
-def _fit(growth: Growth, tokens: pd.Series) -> pd.DataFrame:
-    """The growth law over the drawn budgets with its 95 % band.
+def _fit(growth: Growth, tokens: pd.Series) -> pd.DataFrame | None:
+    """The growth law over the drawn budgets with its 95 % band; None if it is not identified.
 
     At the reference budget (the centre of the points) slope and level are uncorrelated, so that half-widths of the two
     intervals add in quadrature.
     """
+    ends = [end for e in (growth.coefficient, growth.exponent) for end in (e.value, e.low, e.high) if end is not None]
+    if len(ends) < 6:
+        return None
+    level, level_low, level_high, slope, slope_low, slope_high = ends
     x = np.geomspace(tokens.min(), tokens.max(), _BAND_POINTS)
     octaves = np.log2(x / growth.reference_tokens)
-    level, slope = growth.coefficient, growth.exponent
-    centre = level.value + slope.value * octaves
-    above = np.hypot(level.high - level.value, octaves * np.where(octaves > 0, slope.high - slope.value, slope.value - slope.low))
-    below = np.hypot(level.value - level.low, octaves * np.where(octaves > 0, slope.value - slope.low, slope.high - slope.value))
+    centre = level + slope * octaves
+    steeper, flatter = octaves * (slope_high - slope), octaves * (slope - slope_low)
+    above = np.hypot(level_high - level, np.where(octaves > 0, steeper, flatter))
+    below = np.hypot(level - level_low, np.where(octaves > 0, flatter, steeper))
     return pd.DataFrame(
         {
             "kind": "growth",

@@ -48,9 +48,7 @@ def _mix(stops: tuple[str, ...], fraction: float) -> str:
     position = fraction * (len(stops) - 1)
     (first, second) = list(pairwise(stops))[min(int(position), len(stops) - 2)]
     rest = position - min(int(position), len(stops) - 2)
-    channels = (
-        round(int(first[i : i + 2], 16) * (1 - rest) + int(second[i : i + 2], 16) * rest) for i in (1, 3, 5)
-    )
+    channels = (round(int(first[i : i + 2], 16) * (1 - rest) + int(second[i : i + 2], 16) * rest) for i in (1, 3, 5))
     return "#" + "".join(f"{channel:02x}" for channel in channels)
 
 

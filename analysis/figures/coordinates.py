@@ -4,16 +4,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, ORANGE
 from analysis.figures.figure import Figure, schedule_of
-from analysis.figures.panels import log2_axis, panels, place
+from analysis.figures.frames import levels
+from analysis.figures.panels import log2_axis, panels, place, within
 from analysis.notation import grid_count, plain
 from analysis.results import Analysis
 
 SITES = ("embedding", "attention", "ffn", "residual", "logits")
-_WHEN = {"init": (ORANGE, "circle-open", "dot", "before the first step"), "readout": (BLUE, "circle", "solid", "after training")}
+_WHEN = {
+    "init": (ORANGE, "circle-open", "dot", "before the first step"),
+    "readout": (BLUE, "circle", "solid", "after training"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,10 @@ def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """RMS of activations against width, at init and at a readout, with the exponent (methods 1d, figure 8)."""
     figure_id, title = "coordinate-check", f"Coordinate check: activation size against width ({schedule_of(table)})"
     caption = (
-        "RMS of activations on the first validation batch against width N, before the first step and after training; points are "
-        "single runs, lines join the means, the number is the exponent of N (± one standard error with three widths or more). Under "
-        "muP exponents stay within about ±0.1; a logit exponent above 0.3 is the mark of standard parametrisation."
+        "RMS of activations on the first validation batch against width N, before the first step and after training; "
+        "points are single runs, lines join the means, the number is the exponent of N (± one standard error with "
+        "three widths or more). Under muP exponents stay within about ±0.1; a logit exponent above 0.3 is the mark "
+        "of standard parametrisation."
     )
     columns = [f"rms_{site}{end}" for site in SITES for end in ("_init", "")]
     where = _comparable(table, analysis)
@@ -56,9 +62,13 @@ def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
     data["when"] = np.where(data["column"].str.endswith("_init"), "init", "readout")
     data["site"] = data["column"].str.removeprefix("rms_").str.removesuffix("_init")
     data = data[["site", "when", "width", "seed", "rms"]].reset_index(drop=True)
-    caption += f" Shown at T = {grid_count(tokens)}, B = {grid_count(batch)}, η = {plain(lr)} (the grid's nearest to η*)."
+    caption += (
+        f" Shown at T = {grid_count(tokens)}, B = {grid_count(batch)}, η = {plain(lr)} (the grid's nearest to η*)."
+    )
     if data.groupby(["site", "when"])["width"].nunique().lt(2).all():
-        return Figure(figure_id, title, caption, data, None, "Not drawn: activation sizes were recorded at fewer than two widths.")
+        return Figure(
+            figure_id, title, caption, data, None, "Not drawn: activation sizes were recorded at fewer than two widths."
+        )
     plot = panels(
         list(SITES),
         len(SITES),
@@ -71,7 +81,7 @@ def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
     return Figure(figure_id, title, caption, data, plot)
 
 
-def _draw(plot, panel: int, part: pd.DataFrame, when: str) -> None:
+def _draw(plot: go.Figure, panel: int, part: pd.DataFrame, when: str) -> None:
     colour, symbol, dash, label = _WHEN[when]
     mean = part.groupby("width")["rms"].apply(lambda rms: 2 ** np.log2(rms).mean())
     plot.add_scatter(
@@ -92,8 +102,7 @@ def _draw(plot, panel: int, part: pd.DataFrame, when: str) -> None:
     fitted = slope(mean.index.to_numpy(float), mean.to_numpy())
     plot.add_annotation(
         text=f"N<sup>{_signed(fitted)}</sup>",
-        xref=f"x{panel + 1} domain",
-        yref=f"y{panel + 1} domain",
+        **within(panel),
         x=0.98,
         y=0.98 if when == "readout" else 0.86,
         xanchor="right",
@@ -116,9 +125,11 @@ def _comparable(table: pd.DataFrame, analysis: Analysis) -> tuple[int, int, floa
     if table["width"].nunique() < 2 or shared.empty:
         return None
     shared = shared[shared["tokens"] == shared["tokens"].max()]
-    batches = sorted(shared["batch_tokens"].unique())
+    batches = levels(shared, "batch_tokens")
     batch = batches[(len(batches) - 1) // 2]
     tokens, lrs = int(shared["tokens"].iloc[0]), shared.loc[shared["batch_tokens"] == batch, "lr"]
-    optima = [np.log2(c.lr.value or c.argmin_lr) for c in analysis.cells if (c.tokens, c.batch_tokens) == (tokens, batch)]
+    optima = [
+        np.log2(c.lr.value or c.argmin_lr) for c in analysis.cells if (c.tokens, c.batch_tokens) == (tokens, batch)
+    ]
     nearest = (np.log2(lrs) - np.mean(optima)).abs().idxmin()
     return tokens, int(batch), float(lrs[nearest])

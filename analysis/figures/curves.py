@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from analysis.figures.colours import MUTED, sequential, symbols
 from analysis.figures.figure import Figure, schedule_of
-from analysis.figures.frames import KEY
+from analysis.figures.frames import KEY, levels
 from analysis.figures.panels import log2_axis, panels, place
 from analysis.notation import estimate_text, grid_count, nats, plain
 from analysis.results import Analysis, Cell
@@ -17,19 +17,22 @@ _LR_TITLE = "learning rate η (at base width)"
 _EDGE = {"edge_low": "triangle-left-open", "edge_high": "triangle-right-open"}
 _HOW = (
     "Points: single runs (one per seed). Line: the parabola in log<sub>2</sub> η over the window it was fitted to. "
-    "Ring with bar: its minimum η* with the 95 % interval. Open triangle: the lowest loss lay at the edge of the grid, η* is "
-    "only bounded. × on the upper edge: diverged runs, and runs above the panel (the mouse shows the loss)."
+    "Ring with bar: its minimum η* with the 95 % interval. Open triangle: the lowest loss lay at the edge of the "
+    "grid, η* is only bounded. × on the upper edge: diverged runs, and runs above the panel (the mouse shows the "
+    "loss)."
 )
 
 
 def loss_against_lr(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """U-curves of every (N, T), one curve per B (methods 1d, figure 5)."""
     data = _marks(table, list(analysis.cells))
-    widths, budgets = sorted(table["width"].unique()), sorted(table["tokens"].unique())
+    widths, budgets = levels(table, "width"), levels(table, "tokens")
     figure_id, title = "loss-against-lr", f"Loss against learning rate, every cell ({schedule_of(table)})"
     if not analysis.cells:
         return Figure(figure_id, title, _HOW, data, None, "Not drawn: the table holds no cell with a measured loss.")
-    groups = [(f"N = {n}, T = {grid_count(t)}", (data["width"] == n) & (data["tokens"] == t)) for n in widths for t in budgets]
+    groups = [
+        (f"N = {n}, T = {grid_count(t)}", (data["width"] == n) & (data["tokens"] == t)) for n in widths for t in budgets
+    ]
     columns = next(c for c in (4, 3, 2, 1) if len(budgets) % c == 0 or len(budgets) > c)
     plot = _u_curves(data, groups, "batch_tokens", "batch", "B = {}", columns)
     return Figure(figure_id, title, _HOW, data, plot)
@@ -41,14 +44,16 @@ def loss_against_lr_by_width(table: pd.DataFrame, analysis: Analysis) -> Figure:
     data = _marks(table, [cell for cell in analysis.cells if chosen[cell.tokens] == cell.batch_tokens])
     figure_id, title = "width-transfer", f"Does the optimum stay when the width grows? ({schedule_of(table)})"
     caption = (
-        "Loss against η, one curve per width, at one batch per token budget (the one with most interior optima; the middle "
-        f"of the grid if several). η is given at base width: under muP the optima should lie above each other. {_HOW}"
+        "Loss against η, one curve per width, at one batch per token budget (the one with most interior optima; the "
+        "middle of the grid if several). η is given at base width: under muP the optima should lie above each other. "
+        f"{_HOW}"
     )
     if table["width"].nunique() < 2:
         reason = "Not drawn: it compares widths, and the table has one."
         return Figure(figure_id, title, caption, data, None, reason)
     groups = [
-        (f"T = {grid_count(t)}, B = {grid_count(b)}", (data["tokens"] == t) & (data["batch_tokens"] == b)) for t, b in chosen.items()
+        (f"T = {grid_count(t)}, B = {grid_count(b)}", (data["tokens"] == t) & (data["batch_tokens"] == b))
+        for t, b in chosen.items()
     ]
     plot = _u_curves(data, groups, "width", "width", "N = {}", min(4, len(groups)))
     return Figure(figure_id, title, caption, data, plot)
@@ -78,7 +83,7 @@ def _u_curves(
     data: pd.DataFrame, groups: list[tuple[str, pd.Series]], key: str, scale: str, label: str, columns: int
 ) -> go.Figure:
     """Panels of loss against lr with one colour for each value of `key`; each panel has its own loss axis."""
-    values = sorted(data[key].unique())
+    values = levels(data, key)
     colour, symbol = sequential(scale, values), symbols(values)  # pyright: ignore[reportArgumentType]
     parts = [data[mask] for _, mask in groups]
     tops = [_top(part) for part in parts]
@@ -96,9 +101,18 @@ def _u_curves(
     )
     named: set[int] = set()
     for panel, (part, top) in enumerate(zip(parts, tops, strict=True)):
-        for value in sorted(part[key].unique()):
+        for value in levels(part, key):
             name = label.format(value if key == "width" else grid_count(value))
-            _draw(plot, panel, part[part[key] == value], top, name, colour[value], symbol[value], legend=value not in named)
+            _draw(
+                plot,
+                panel,
+                part[part[key] == value],
+                top,
+                name,
+                colour[value],
+                symbol[value],
+                legend=value not in named,
+            )
             named.add(value)
     return plot
 
@@ -146,7 +160,9 @@ def _draw(
         plot.add_scatter(
             x=[row.lr],
             y=[row.loss],
-            error_x={"type": "data", "symmetric": False, "color": colour, "thickness": 1.6, "width": 4} | ends if ends else None,
+            error_x={"type": "data", "symmetric": False, "color": colour, "thickness": 1.6, "width": 4} | ends
+            if ends
+            else None,
             mode="markers",
             marker={
                 "color": colour if interior else MUTED,

@@ -5,6 +5,14 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
+LR_TITLE = "tuned learning rate η* (at base width)"
+BATCH_TITLE = "batch B, tokens"
+TOKENS_TITLE = "token budget T, tokens"
+CENSORED = (
+    "Open triangles are bounds: the best learning rate lay at the edge of the grid, the truth lies where they point."
+)
+SHIFTED = "Marks of different series are moved sideways a little so that their bars can be told apart."
+
 
 @dataclass(frozen=True)
 class Figure:

@@ -47,6 +47,11 @@ def cells(analysis: Analysis) -> pd.DataFrame:
     return numeric(rows, columns).sort_values(KEY, ignore_index=True)
 
 
+def levels(frame: pd.DataFrame, column: str) -> list[int]:
+    """The distinct whole numbers of a column, ascending."""
+    return sorted(int(value) for value in frame[column].dropna().unique())
+
+
 def known(frame: pd.DataFrame, name: str) -> list[float]:
     """Every finite value of an estimate column, with the bounds that are drawn: what an axis must cover."""
     bounds = frame[f"{name}_low"].where(frame[f"{name}_status"] == "lower_bound")

@@ -6,17 +6,14 @@ import plotly.graph_objects as go
 
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, ORANGE, sequential, symbols
-from analysis.figures.figure import Figure, schedule_of
-from analysis.figures.frames import KEY, cells, estimate_columns, known, numeric, spread, words
+from analysis.figures.figure import BATCH_TITLE, CENSORED, LR_TITLE, SHIFTED, TOKENS_TITLE, Figure, schedule_of
+from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, spread, words
 from analysis.figures.panels import log2_axis, panels, place
 from analysis.forms import FORMS
+from analysis.laws import predict_lr
 from analysis.notation import compact, grid_count
 from analysis.results import Analysis, LrLaw
 
-LR_TITLE = "tuned learning rate η* (at base width)"
-BATCH_TITLE = "batch B, tokens"
-TOKENS_TITLE = "token budget T, tokens"
-CENSORED = "Open triangles are bounds: the best learning rate lay at the edge of the grid, the truth lies where they point."
 DRAWN_FORMS = {"surge": "solid", "sqrt_saturation": "dot"}
 
 
@@ -26,13 +23,13 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
     figure_id, title = "lr-against-tokens", f"Tuned learning rate against token budget ({schedule_of(table)})"
     caption = (
         "η*: minimum of a parabola in log<sub>2</sub> η through the points around the lowest loss of each (N, T, B); "
-        f"bars are 95 % intervals. {CENSORED} Dashed: η ∝ T<sup>±1/2</sup>. The early theory expects −1/2 where "
+        f"bars are 95 % intervals. {CENSORED} {SHIFTED} Dashed: η ∝ T<sup>±1/2</sup>. The early theory expects −1/2 where "
         "B ≪ B<sub>crit</sub>, +1/2 where B ≫ B<sub>crit</sub>."
     )
     if data["tokens"].nunique() < 2:
         reason = "Not drawn: it needs at least two token budgets T, and the table has one."
         return Figure(figure_id, title, caption, data, None, reason)
-    widths, batches = sorted(data["width"].unique()), sorted(data["batch_tokens"].unique())
+    widths, batches = levels(data, "width"), levels(data, "batch_tokens")
     plot = panels(
         [f"N = {width}" for width in widths],
         3,
@@ -47,7 +44,7 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
         for sign in (0.5, -0.5):
             slope = middle * (ends / np.sqrt(ends.prod())) ** sign
             marks.guide(plot, panel, ends, slope, name="slopes ±1/2", legend=panel == 0 and sign > 0)
-        for batch in batches:
+        for batch, shift in zip(batches, marks.shifts(len(batches)), strict=True):
             part = data[(data["width"] == width) & (data["batch_tokens"] == batch)]
             label = f"B = {grid_count(batch)}"
             marks.measured(
@@ -62,6 +59,7 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 symbol=symbol[batch],
                 legend=panel == 0,
                 hover=[f"{label}, T = {grid_count(row.tokens)}<br>η* {words(row, 'lr')}" for row in part.itertuples()],
+                shift=shift,
             )
     return Figure(figure_id, title, caption, data, plot)
 
@@ -71,19 +69,18 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     points = cells(analysis)[[*KEY, "state", *estimate_columns("lr")]].assign(kind="cell", form="")
     figure_id, title = "lr-against-batch", f"Tuned learning rate against batch ({schedule_of(table)})"
     caption = (
-        "Marks: η* of each (N, T, B) with 95 % intervals. Solid: the surge form "
-        "η* = η<sub>crit</sub> / [½(√(B<sub>crit</sub>/B) + √(B/B<sub>crit</sub>))] fitted at each T to all widths together "
-        "(the same curve in every panel). Dotted: square-root saturation η* = η<sub>∞</sub>/√(1 + B<sub>crit</sub>/B). "
-        "Rings with a bar on the lower edge: B<sub>crit</sub>(T) of the surge form with its 95 % interval; triangles there "
-        f"are bounds. {CENSORED}"
+        "Marks: η* of each (N, T, B) with 95 % intervals. Solid: the surge form η* = η<sub>crit</sub> / "
+        "[½(√(B<sub>crit</sub>/B) + √(B/B<sub>crit</sub>))] fitted at each T to all widths together (the same curve "
+        "in every panel). Dotted: square-root saturation η* = η<sub>∞</sub>/√(1 + B<sub>crit</sub>/B). Rings with a "
+        "bar on the lower edge: B<sub>crit</sub>(T) of the surge form with its 95 % interval; triangles there are "
+        f"bounds. {CENSORED}"
     )
     if points["batch_tokens"].nunique() < 2:
         reason = "Not drawn: it needs at least two batches B, and the table has one."
         return Figure(figure_id, title, caption, points, None, reason)
-    widths, budgets = sorted(points["width"].unique()), sorted(points["tokens"].unique())
+    widths, budgets = levels(points, "width"), levels(points, "tokens")
     grid = np.geomspace(points["batch_tokens"].min() / 1.2, points["batch_tokens"].max() * 1.2, 80)
-    fitted = [law for law in analysis.lr_laws if law.form in DRAWN_FORMS and law.tokens in budgets]
-    curves = [_curve(law, grid) for law in fitted]
+    curves = [_curve(law, law.tokens, grid) for law in analysis.lr_laws if law.form in DRAWN_FORMS and law.tokens]
     crits = numeric(
         (
             {"kind": "batch_crit", "tokens": crit.tokens, "form": "surge"} | spread("batch_crit", crit.batch)
@@ -93,9 +90,9 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         ["kind", "tokens", "form", *estimate_columns("batch_crit")],
     )
     y_values = [*known(points, "lr"), *(y for frame in curves for y in frame["lr"])]
-    y_axis = log2_axis(y_values, LR_TITLE, pad=0.7)
-    floor = 10 ** y_axis["range"][0] * 2**0.3
-    crits["drawn_at_lr"] = floor * 2 ** (0.15 * crits["tokens"].rank(method="dense").sub(1))
+    y_axis = log2_axis(y_values, LR_TITLE, pad=(0.9, 0.3))
+    floor = 10 ** y_axis["range"][0] * 2**0.2
+    crits["drawn_at_lr"] = floor * 2 ** (0.5 / len(budgets) * crits["tokens"].rank(method="dense").sub(1))
     plot = panels(
         [f"N = {width}" for width in widths],
         3,
@@ -105,17 +102,18 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     )
     colour, symbol = sequential("tokens", budgets), symbols(budgets)
     for panel, width in enumerate(widths):
-        for law, frame in zip(fitted, curves, strict=True):
+        for frame in curves:
+            form, tokens = str(frame["form"].iloc[0]), int(frame["tokens"].iloc[0])
             marks.curve(
                 plot,
                 panel,
                 frame["batch_tokens"],
                 frame["lr"],
-                name="surge" if law.form == "surge" else "√ saturation",
-                group=f"form {law.form}",
-                colour=colour[law.tokens],
-                dash=DRAWN_FORMS[law.form],
-                legend=panel == 0 and law.tokens == budgets[-1],
+                name="surge" if form == "surge" else "√ saturation",
+                group=f"form {form}",
+                colour=colour[tokens],
+                dash=DRAWN_FORMS[form],
+                legend=panel == 0 and tokens == budgets[-1],
             )
         for tokens in budgets:
             part = points[(points["width"] == width) & (points["tokens"] == tokens)]
@@ -130,9 +128,11 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 group=label,
                 colour=colour[tokens],
                 symbol=symbol[tokens],
-                line=not fitted,
+                line=not curves,
                 legend=panel == 0,
-                hover=[f"{label}, B = {grid_count(row.batch_tokens)}<br>η* {words(row, 'lr')}" for row in part.itertuples()],
+                hover=[
+                    f"{label}, B = {grid_count(row.batch_tokens)}<br>η* {words(row, 'lr')}" for row in part.itertuples()
+                ],
             )
             _mark_crit(plot, panel, crits[crits["tokens"] == tokens], label, colour[tokens])
     return Figure(figure_id, title, caption, pd.concat([points, *curves, crits], ignore_index=True), plot)
@@ -142,7 +142,8 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """eta_crit(T) of the surge form and eta_inf(T) of the saturation, with the growth fit (methods 1d, figure 4)."""
     data = numeric(
         (
-            {"kind": "law", "form": law.form, "tokens": law.tokens} | spread("lr", law.parameters[FORMS[law.form].lr_name])
+            {"kind": "law", "form": law.form, "tokens": law.tokens}
+            | spread("lr", law.parameters[FORMS[law.form].lr_name])
             for law in analysis.lr_laws
             if law.form in DRAWN_FORMS and law.tokens is not None
         ),
@@ -151,14 +152,19 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
     figure_id, title = "lr-crit", f"Critical learning rate against token budget ({schedule_of(table)})"
     caption = (
         "η<sub>crit</sub>(T): the height of the surge form at B<sub>crit</sub>, its largest learning rate; for the "
-        "square-root saturation the limit η<sub>∞</sub>(T) of large batches. One fit per T over all widths; bars are 95 % "
-        "intervals; open triangles are bounds."
+        "square-root saturation the limit η<sub>∞</sub>(T) of large batches. One fit per T over all widths; bars are "
+        "95 % intervals; open triangles are bounds."
     )
     if not known(data, "lr"):
         reason = "Not drawn: no form of η*(B) could be fitted at any T, so η<sub>crit</sub> is not identified."
         return Figure(figure_id, title, caption, data, None, reason)
-    plot = panels([""], 1, x=log2_axis(data["tokens"], TOKENS_TITLE), y=log2_axis(known(data, "lr"), "η<sub>crit</sub>"))
-    styles = {"surge": (BLUE, "circle", "surge: η<sub>crit</sub>"), "sqrt_saturation": (ORANGE, "square", "√ saturation: η<sub>∞</sub>")}
+    plot = panels(
+        [""], 1, height=300, x=log2_axis(data["tokens"], TOKENS_TITLE), y=log2_axis(known(data, "lr"), "η<sub>crit</sub>")
+    )
+    styles = {
+        "surge": (BLUE, "circle", "surge: η<sub>crit</sub>"),
+        "sqrt_saturation": (ORANGE, "square", "√ saturation: η<sub>∞</sub>"),
+    }
     for form, (colour, symbol, label) in styles.items():
         part = data[data["form"] == form]
         marks.measured(
@@ -177,14 +183,10 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
     return Figure(figure_id, title, caption, data, plot)
 
 
-def _curve(law: LrLaw, batches: np.ndarray) -> pd.DataFrame:
-    """The law over these batches; empty where the grid does not identify its two parameters."""
-    form = FORMS[law.form]
-    level, crit = law.parameters[form.lr_name].value, law.parameters["batch_crit"].value
-    if level is None or crit is None:
-        return pd.DataFrame(columns=pd.Index(["kind", "form", "tokens", "batch_tokens", "lr"]))
-    lr = level * 2 ** form.curve(np.log2(batches / crit), 0.0)[0]
-    return pd.DataFrame({"kind": "curve", "form": law.form, "tokens": law.tokens, "batch_tokens": batches, "lr": lr})
+def _curve(law: LrLaw, tokens: int, batches: np.ndarray) -> pd.DataFrame:
+    """The best fit of one T, pooled over widths (so that the width asked for does not matter)."""
+    lr = predict_lr(law, batches, tokens, width=1.0)
+    return pd.DataFrame({"kind": "curve", "form": law.form, "tokens": tokens, "batch_tokens": batches, "lr": lr})
 
 
 def _crit_span(points: pd.DataFrame, crits: pd.DataFrame) -> list[float]:
@@ -200,7 +202,10 @@ def _mark_crit(plot: go.Figure, panel: int, crits: pd.DataFrame, group: str, col
         at = {"ok": row.batch_crit, "lower_bound": row.batch_crit_low, "upper_bound": row.batch_crit_high}
         if row.batch_crit_status not in at:
             continue
-        interval = {"array": [row.batch_crit_high - row.batch_crit], "arrayminus": [row.batch_crit - row.batch_crit_low]}
+        interval = {
+            "array": [row.batch_crit_high - row.batch_crit],
+            "arrayminus": [row.batch_crit - row.batch_crit_low],
+        }
         plot.add_scatter(
             x=[at[row.batch_crit_status]],
             y=[row.drawn_at_lr],

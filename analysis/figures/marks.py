@@ -27,11 +27,14 @@ def measured(
     line: bool = True,
     legend: bool,
     hover: Sequence[str],
+    shift: float = 0.0,
 ) -> None:
     """Points of estimate column `y` against `x` with error bars; its bounds as open triangles that point at the truth.
 
-    `hover` has one text per row of `frame`. Rows that are not identified are not drawn.
+    `hover` has one text per row of `frame`. Rows that are not identified are not drawn. `shift` moves the marks along a
+    logarithmic x axis, in octaves, so that the bars of several series do not cover each other.
     """
+    frame = frame.assign(**{x: frame[x] * 2.0**shift})
     style = {"legendgroup": group, "name": name, "hovertemplate": "%{text}<extra></extra>", **place(panel)}
     texts = pd.Series(list(hover), index=frame.index)
     ok = frame[frame[f"{y}_status"] == "ok"]
@@ -58,6 +61,11 @@ def measured(
                 showlegend=False,
                 **style,
             )
+
+
+def shifts(n: int, spacing: float = 0.05) -> list[float]:
+    """Octaves by which n series are moved sideways, centred on zero; never more than 0.15 either way."""
+    return [min(spacing, 0.3 / max(n - 1, 1)) * (i - (n - 1) / 2) for i in range(n)]
 
 
 def bars(frame: pd.DataFrame, y: str, colour: str) -> dict[str, Any]:
@@ -100,7 +108,14 @@ def curve(
 
 
 def band(
-    plot: go.Figure, panel: int, x: Sequence[float], low: Sequence[float], high: Sequence[float], *, group: str, colour: str
+    plot: go.Figure,
+    panel: int,
+    x: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    *,
+    group: str,
+    colour: str,
 ) -> None:
     """The 95 % band of a fitted curve."""
     edge = {"mode": "lines", "line": {"width": 0}, "legendgroup": group, "showlegend": False, "hoverinfo": "skip"}

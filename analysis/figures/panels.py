@@ -15,9 +15,10 @@ from analysis.notation import power_of_two
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDTH = 1080  # px of a full-width figure; domains are fractions of it
-NARROW = 240  # px below which a panel should not shrink
+NARROW = 300  # px of the figure for each column, below which panels are restacked
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 30, 50
 _ROW_GAP = 46
+_TICK_STEPS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)  # octaves
 
 
 def panels(
@@ -28,40 +29,51 @@ def panels(
     y: dict[str, Any] | Sequence[dict[str, Any]],
     height: int = 270,
     shared_y: bool = True,
+    narrow: int = NARROW,
 ) -> go.Figure:
     """An empty figure with one panel per title; `x` and `y` are axis properties (one y, or one for each panel).
 
-    With `shared_y` all panels have the same y axis, labelled in the first column only.
+    With `shared_y` all panels have the same y axis, labelled in the first column only. Below `narrow` px of figure width
+    per column the page uses fewer columns.
     """
     n = len(titles)
     columns = min(columns, n)
     ys = [dict(y) for _ in titles] if isinstance(y, dict) else [dict(axis) for axis in y]
     layout: dict[str, Any] = {}
     for i in range(n):
-        layout[_axis("x", i)] = _AXIS | _untitled(x) | {"anchor": f"y{i + 1}"} | ({"matches": "x"} if i else {})
-        layout[_axis("y", i)] = _AXIS | _untitled(ys[i]) | {"anchor": f"x{i + 1}"}
+        layout[_axis("x", i)] = _AXIS | _untitled(x) | {"anchor": _ref("y", i)} | ({"matches": "x"} if i else {})
+        layout[_axis("y", i)] = _AXIS | _untitled(ys[i]) | {"anchor": _ref("x", i)}
         if shared_y and i:
             layout[_axis("y", i)]["matches"] = "y"
     labels = {"x": x.get("title", ""), "y": [axis.get("title", "") for axis in ys]}
     arrangements = [_arrange(n, count, height, shared_y, labels) for count in range(1, columns + 1)]
     plot = go.Figure()
-    plot.update_layout(_LOOK | layout, meta={"arrangements": arrangements, "narrow": NARROW + _LEFT})
+    plot.update_layout(_LOOK | layout, meta={"arrangements": arrangements, "narrow": narrow})
     plot.update_layout(arrangements[-1], annotations=[_panel_title(i, text) for i, text in enumerate(titles) if text])
     return plot
 
 
 def place(panel: int) -> dict[str, str]:
     """Axes of a panel, for a trace (panels are numbered from 0 in reading order)."""
-    return {"xaxis": f"x{panel + 1}", "yaxis": f"y{panel + 1}"}
+    return {"xaxis": _ref("x", panel), "yaxis": _ref("y", panel)}
 
 
-def log2_axis(values: Iterable[float], title: str, *, ticks: int = 6, pad: float = 0.35) -> dict[str, Any]:
-    """A log axis over positive values with ticks at whole powers of two; `pad` in octaves."""
-    octaves = [log2(v) for v in values if v > 0]
-    low, high = (min(octaves) - pad, max(octaves) + pad) if octaves else (0.0, 1.0)
-    first, last = ceil(low), floor(high)
-    step = max(1, ceil((last - first) / (ticks - 1))) if last > first else 1
-    shown = range(first, last + 1, step)
+def within(panel: int) -> dict[str, str]:
+    """References that make an annotation's x and y fractions of a panel, wherever it is put."""
+    return {"xref": f"{_ref('x', panel)} domain", "yref": f"{_ref('y', panel)} domain"}
+
+
+def log2_axis(
+    values: Iterable[float], title: str, *, ticks: int = 6, pad: tuple[float, float] = (0.3, 0.3)
+) -> dict[str, Any]:
+    """A log axis over positive values, at most `ticks` ticks at powers of two; `pad` below and above, in octaves.
+
+    Where the axis spans few octaves the ticks are half or quarter octaves.
+    """
+    octaves = [log2(v) for v in values if v > 0] or [0.0]
+    low, high = min(octaves) - pad[0], max(octaves) + pad[1]
+    step = next(s for s in _TICK_STEPS if floor(high / s) - ceil(low / s) < ticks)
+    shown = [k * step for k in range(ceil(low / step), floor(high / step) + 1)]
     return {
         "type": "log",
         "title": title,
@@ -104,11 +116,14 @@ def _axis(letter: str, panel: int) -> str:
     return f"{letter}axis{panel + 1 if panel else ''}"
 
 
+def _ref(letter: str, panel: int) -> str:
+    return f"{letter}{panel + 1 if panel else ''}"
+
+
 def _panel_title(panel: int, text: str) -> dict[str, Any]:
     return {
         "text": f"<b>{text}</b>",
-        "xref": f"x{panel + 1} domain",
-        "yref": f"y{panel + 1} domain",
+        **within(panel),
         "x": 0,
         "y": 1,
         "xanchor": "left",
@@ -139,5 +154,6 @@ _LOOK: dict[str, Any] = {
     "hovermode": "closest",
     "hoverlabel": {"font": {"family": FONT, "size": 12.5}},
     "legend": {"groupclick": "togglegroup"},
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": INK},
     "autosize": True,
 }

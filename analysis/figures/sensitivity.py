@@ -4,9 +4,8 @@ import pandas as pd
 
 from analysis.figures import marks
 from analysis.figures.colours import sequential, symbols
-from analysis.figures.figure import Figure, schedule_of
-from analysis.figures.frames import KEY, estimate_columns, known, numeric, spread, words
-from analysis.figures.learning_rate import TOKENS_TITLE
+from analysis.figures.figure import SHIFTED, TOKENS_TITLE, Figure, schedule_of
+from analysis.figures.frames import KEY, estimate_columns, known, levels, numeric, spread, words
 from analysis.figures.panels import log2_axis, panels
 from analysis.notation import grid_count, plain
 from analysis.results import Analysis
@@ -19,9 +18,11 @@ _MEASURES = {
 
 
 def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """Three sensitivities against T, one curve per B, a row per measure and a column per width (methods 1d, figure 6)."""
+    """Three sensitivities against T, one curve per B; a row per measure, a column per width (methods 1d, figure 6)."""
     rows = (
-        dict(zip(KEY, (cell.width, cell.tokens, cell.batch_tokens), strict=True)) | {"measure": name} | spread("sensitivity", value)
+        dict(zip(KEY, (cell.width, cell.tokens, cell.batch_tokens), strict=True))
+        | {"measure": name}
+        | spread("sensitivity", value)
         for cell in analysis.cells
         for name, value in ({"curvature": cell.curvature} | cell.sensitivity).items()
         if name in _MEASURES
@@ -30,17 +31,20 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
     figure_id, title = "sensitivity", f"Sensitivity to the learning rate against token budget ({schedule_of(table)})"
     caption = (
         "S<sub>c</sub>: curvature of the parabola in log<sub>2</sub> η (loss − loss* = S<sub>c</sub> × octaves²). "
-        "S<sub>w</sub>(1): mean loss above the optimum over η*/2 … 2η*, a window that moves with η*. S<sub>W</sub>: mean over the "
-        "whole learning-rate sweep of min(loss, loss at initialisation) − loss* (Wortsman et al. 2023), diverged runs counted "
-        "at the loss of initialisation. Bars are 95 % intervals; open triangles are bounds."
+        "S<sub>w</sub>(1): mean loss above the optimum over η*/2 … 2η*, a window that moves with η*. S<sub>W</sub>: "
+        "mean over the whole learning-rate sweep of min(loss, loss at initialisation) − loss* (Wortsman et al. "
+        "2023), diverged runs counted at the loss of initialisation. Bars are 95 % intervals; open triangles are "
+        "bounds."
     )
     drawn = [name for name in _MEASURES if known(data[data["measure"] == name], "sensitivity")]
     if data["tokens"].nunique() < 2 or not drawn:
         reason = "Not drawn: it needs sensitivities at two token budgets T or more, and the table does not give them."
         return Figure(figure_id, title, caption, data, None, reason)
-    widths, batches = sorted(data["width"].unique()), sorted(data["batch_tokens"].unique())
+    widths, batches = levels(data, "width"), levels(data, "batch_tokens")
     cells = [(name, width) for name in drawn for width in widths]
-    y_axes = {name: log2_axis(known(data[data["measure"] == name], "sensitivity"), _MEASURES[name], ticks=5) for name in drawn}
+    y_axes = {
+        name: log2_axis(known(data[data["measure"] == name], "sensitivity"), _MEASURES[name], ticks=5) for name in drawn
+    }
     plot = panels(
         [f"{name_of(name)}, N = {width}" for name, width in cells],
         len(widths),
@@ -51,7 +55,7 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
     )
     colour, symbol = sequential("batch", batches), symbols(batches)
     for panel, (name, width) in enumerate(cells):
-        for batch in batches:
+        for batch, shift in zip(batches, marks.shifts(len(batches)), strict=True):
             part = data[(data["measure"] == name) & (data["width"] == width) & (data["batch_tokens"] == batch)]
             label = f"B = {grid_count(batch)}"
             marks.measured(
@@ -69,6 +73,7 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
                     f"{label}, T = {grid_count(row.tokens)}<br>{name_of(name)} {words(row, 'sensitivity', plain)}"
                     for row in part.itertuples()
                 ],
+                shift=shift,
             )
     return Figure(figure_id, title, caption, data, plot)
 

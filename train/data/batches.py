@@ -4,7 +4,9 @@ Window i of a split covers its tokens [i * seq_len, i * seq_len + seq_len]: neig
 token but the first is a target exactly once. Windows cross documents and shards.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -17,8 +19,8 @@ from train.data.order import sequence_index
 class TokenStore:
     """One split of a packed corpus, cut into windows."""
 
-    shards: tuple[np.ndarray, ...]  # memory maps, concatenated in this order
-    starts: np.ndarray  # position of each shard's first token, then the total: int64 (shards + 1,)
+    shards: tuple[np.ndarray, ...]  # views of memory maps, concatenated in this order
+    starts: tuple[int, ...]  # position of each shard's first token in the split
     seq_len: int
     n_sequences: int
 
@@ -33,9 +35,10 @@ def open_split(manifest: Manifest, split: SplitName, seq_len: int) -> TokenStore
             f"too few for one sequence of {seq_len} + 1; lower model.seq_len or prepare more data"
         )
     dtype = np.dtype(manifest.dtype).newbyteorder("<")
+    maps = [np.memmap(manifest.directory / shard.name, dtype, mode="r") for shard in parts.shards]
     return TokenStore(
-        shards=tuple(np.memmap(manifest.directory / shard.name, dtype, mode="r") for shard in parts.shards),
-        starts=np.cumsum([0, *(shard.tokens for shard in parts.shards)], dtype=np.int64),
+        shards=tuple(np.asarray(shard) for shard in maps),  # slicing a plain array is several times faster
+        starts=tuple(accumulate((shard.tokens for shard in parts.shards[:-1]), initial=0)),
         seq_len=seq_len,
         n_sequences=n_sequences,
     )
@@ -57,19 +60,19 @@ def windows(store: TokenStore, indices: np.ndarray) -> np.ndarray:
     Raises IndexError for a window that is not there.
     """
     tokens = np.empty((len(indices), store.seq_len + 1), dtype=np.int64)
-    for row, index in zip(tokens, indices, strict=True):
+    for row, index in zip(tokens, indices.tolist(), strict=True):
         if not 0 <= index < store.n_sequences:
             raise IndexError(f"window {index} is asked for, but there are {store.n_sequences}")
-        _copy(store, int(index) * store.seq_len, row)
+        _copy(store, index * store.seq_len, row)
     return tokens
 
 
 def _copy(store: TokenStore, begin: int, out: np.ndarray) -> None:
     """Fill `out` with the tokens of the split from position `begin` on, shard by shard."""
-    shard = int(np.searchsorted(store.starts, begin, side="right")) - 1
+    shard = bisect_right(store.starts, begin) - 1
     filled = 0
     while filled < len(out):
-        offset = begin + filled - int(store.starts[shard])
+        offset = begin + filled - store.starts[shard]
         piece = store.shards[shard][offset : offset + len(out) - filled]
         out[filled : filled + len(piece)] = piece
         filled += len(piece)

@@ -4,6 +4,7 @@ import hashlib
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,14 +83,14 @@ def dataset_documents(
     """
     import datasets
 
+    load_dataset: Any = datasets.load_dataset  # its overloads tell streaming by a literal
     with _readable(source):
         if files := local_files(source):
-            options = {"sample_by": _SAMPLE_BY[text_unit]} if _format(files[0]) == "text" else {}
-            rows: Iterable[Any] = datasets.load_dataset(
-                _format(files[0]), data_files=files, split="train", streaming=streaming, **options
-            )
+            reader = str(_format(files[0]))
+            options: dict[str, Any] = {"sample_by": _SAMPLE_BY[text_unit]} if reader == "text" else {}
+            rows = load_dataset(reader, data_files=files, split="train", streaming=streaming, **options)
         else:
-            rows = datasets.load_dataset(source, subset, split=split, streaming=streaming)
+            rows = load_dataset(source, subset, split=split, streaming=streaming)
     return _texts(rows, text_field, source)
 
 
@@ -100,9 +101,8 @@ def _texts(rows: Iterable[Any], text_field: str, source: str) -> Iterator[str]:
                 raise ConfigError(f"text_field: {source!r} has no {text_field!r}, it has {', '.join(sorted(row))}")
             text = row[text_field]
             if not isinstance(text, str | None):
-                raise ConfigError(
-                    f"text_field: {text_field!r} in row {number} of {source!r} is not text but {text!r:.40}"
-                )
+                shown = f"{text!r:.40} in row {number} of {source!r}"
+                raise ConfigError(f"text_field: {text_field!r} is {shown}, not text; name another field")
             if text:
                 yield text
 
@@ -125,15 +125,10 @@ def local_files(source: str) -> list[str]:
     Raises ConfigError if it names a path that is not there, or files of no or several known formats.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file() and _format(str(file))]
-    elif any(sign in source for sign in "*?["):
-        files = [file for file in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))) if file.is_file()]
-    else:
-        files = [path] if path.is_file() else []
-    names = sorted(map(str, files))
+    found = [f for f in path.rglob("*") if _format(f.name)] if path.is_dir() else map(Path, glob(str(path)))
+    names = sorted(str(file) for file in found if file.is_file())
     if not names:
-        if path.exists() or path.is_absolute() or source[0] in ".~" or source.count("/") > 1 or _format(source):
+        if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or _format(source):
             raise ConfigError(f"source: no file of {', '.join(_FORMATS)} at {source!r}; check the path")
         return []
     formats = {_format(name) for name in names}

@@ -135,6 +135,8 @@ def _appearing(out: Path) -> Iterator[Path]:
     Rename is the only step others can see, so writers need no lock: the first one wins, the others get
     FileExistsError. What a killed writer leaves behind is hidden, and removed by a later one after a day.
     """
+    if out.parent.is_file():  # mkdir would call this FileExistsError, as if the corpus were there
+        raise NotADirectoryError(errno.ENOTDIR, f"{out.parent} is a file")
     out.parent.mkdir(parents=True, exist_ok=True)
     for stale in out.parent.glob(f".{out.name}.*.partial"):
         with suppress(FileNotFoundError):

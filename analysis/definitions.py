@@ -1,0 +1,64 @@
+"""What the quantities are called and how they are defined, the same in figures, tables and sentences (short HTML)."""
+
+from html import escape
+
+from analysis.notation import grid_count
+
+FORMS = {
+    "power": "power law",
+    "sqrt_saturation": "√ saturation",
+    "linear_saturation": "linear saturation",
+    "surge": "surge",
+    "surge_plateau": "surge with plateau",
+}
+DEFINITIONS = {
+    "time_transfer_surge": (
+        "B<sub>crit</sub>, surge form",
+        "the batch at which η*(B) stops rising as √B and peaks: B<sub>crit</sub> in "
+        "η* = η<sub>crit</sub> / [½(√(B<sub>crit</sub>/B) + √(B/B<sub>crit</sub>))], fitted at each T "
+        "(Time Transfer, arXiv:2410.05838; Surge, arXiv:2405.14578)",
+    ),
+    "sqrt_saturation": (
+        "B<sub>crit</sub>, √ saturation",
+        "the batch at which η*(B) bends from √B to a constant: B<sub>crit</sub> in η* = η<sub>∞</sub> / √(1 + "
+        "B<sub>crit</sub>/B)",
+    ),
+    "linear_saturation": (
+        "B<sub>crit</sub>, linear saturation",
+        "the batch at which η*(B) bends from B to a constant, the form of SGD: B<sub>crit</sub> in "
+        "η* = η<sub>∞</sub> / (1 + B<sub>crit</sub>/B)",
+    ),
+    "hyperbola": (
+        "B<sub>crit</sub>, hyperbola",
+        "E<sub>min</sub>/S<sub>min</sub>: the batch at which twice the fewest steps and twice the fewest tokens are "
+        "needed to reach the same loss (McCandlish et al., arXiv:1812.06162)",
+    ),
+}
+
+
+def definition_name(definition: str) -> str:
+    """Short name of a definition of B_crit, as HTML."""
+    return DEFINITIONS.get(definition, (f"B<sub>crit</sub>, {escape(definition.replace('_', ' '))}", ""))[0]
+
+
+def form_name(form: str) -> str:
+    """Name of a form of eta*(B)."""
+    return FORMS.get(form, form)
+
+
+def quantity_name(quantity: str) -> str:
+    """Symbol of what a growth law is about, as HTML."""
+    kind, _, detail = quantity.partition(":")
+    match kind:
+        case "batch_crit":
+            return definition_name(detail)
+        case "lr_at_batch":
+            return f"η* at fixed B = {grid_count(float(detail))}"
+        case _:
+            names = {
+                "batch_best": "B*",
+                "lr_crit": "η<sub>crit</sub>",
+                "curvature": "sensitivity S<sub>c</sub>",
+                "lr_best": "η* at B*",
+            }
+            return names.get(kind, escape(quantity.replace("_", " ")))

@@ -1,0 +1,206 @@
+"""Weighted least squares of a curve with a critical batch, profile likelihoods and linear laws: the numerics of laws.
+
+Model, in log2: y_i = Z_i . e + curve(log2 B_i - W_i . b, shape), errors with covariance C. Z and W are design matrices
+(n, nz), (n, nw); a plain eta*(B) has one column of ones in each, the fit over all budgets adds log2 T and log2 N.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from analysis.forms import Form
+
+Array = NDArray[np.floating]
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Model:
+    """Data and design of one fit; parameters are ordered (e, b, shape). All arrays are float, n points."""
+
+    form: Form
+    log2_batch: Array  # (n,)
+    y: Array  # (n,) log2
+    whiten: Array  # (n, n) inverse Cholesky factor of the covariance of y
+    linear: Array  # (n, nz) Z
+    critical: Array  # (n, nw) W; nw = 0 for a form without a critical batch
+
+    @property
+    def n_parameters(self) -> int:
+        """Of all kinds."""
+        return self.linear.shape[1] + self.critical.shape[1] + (self.form.shape_name is not None)
+
+    def evaluate(self, theta: Array) -> tuple[Array, Array]:
+        """Whitened residuals (n,) and their Jacobian (n, p)."""
+        nz, nw = self.linear.shape[1], self.critical.shape[1]
+        shape = float(theta[nz + nw]) if self.form.shape_name else 0.0
+        y, dx, dshape = self.form.curve(self.log2_batch - self.critical @ theta[nz : nz + nw], shape)
+        columns = [self.linear, -dx[:, None] * self.critical, dshape[:, None]]
+        jacobian = np.hstack(columns if self.form.shape_name else columns[:2])
+        return self.whiten @ (self.linear @ theta[:nz] + y - self.y), self.whiten @ jacobian
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Best parameters (p,), chi2 there, and the first-order covariance (p, p; unscaled)."""
+
+    theta: Array
+    chi2: float
+    covariance: Array
+
+
+def whitener(sigma: Array, correlated: NDArray[np.bool_] | None = None, correlation: float = 0.0) -> Array:
+    """(n, n) matrix A with A C A^T = 1 for errors `sigma`, correlated by `correlation` where `correlated` (n, n)."""
+    structure = np.eye(sigma.size)
+    if correlated is not None:
+        structure = np.where(correlated & ~structure.astype(bool), correlation, structure)
+    return np.linalg.inv(np.linalg.cholesky(structure)) / sigma
+
+
+def minimise(model: Model, starts: list[Array], fixed: tuple[int, float] | None = None) -> Minimum:
+    """Best of Levenberg-Marquardt from every start; `fixed` holds parameter (index, value) for a profile."""
+    free = np.ones(model.n_parameters, bool)
+    if fixed is not None:
+        free[fixed[0]] = False
+
+    def full(part: Array) -> Array:
+        theta = np.empty(free.size)
+        theta[free] = part
+        if fixed is not None:
+            theta[fixed[0]] = fixed[1]
+        return theta
+
+    def residual(part: Array) -> Array:
+        return model.evaluate(full(part))[0]
+
+    def jacobian(part: Array) -> Array:
+        return model.evaluate(full(part))[1][:, free]
+
+    best: tuple[float, Array] | None = None
+    for start in starts:
+        end = _levenberg_marquardt(residual, jacobian, start[free]) if free.any() else start[free]
+        chi2 = float(np.sum(residual(end) ** 2))
+        if best is None or chi2 < best[0]:
+            best = (chi2, full(end))
+    if best is None:
+        raise ValueError("minimise needs at least one start")
+    _, j = model.evaluate(best[1])
+    return Minimum(best[1], best[0], np.linalg.pinv(j.T @ j))
+
+
+def _levenberg_marquardt(residual: Callable[[Array], Array], jacobian: Callable[[Array], Array], start: Array) -> Array:
+    """Damped Gauss-Newton; a run-away (a parameter the data do not hold) simply stops where chi2 is flat."""
+    theta, r = start, residual(start)
+    chi2, damping = r @ r, 1e-3
+    for _ in range(200):
+        j = jacobian(theta)
+        gram, gradient = j.T @ j, j.T @ r
+        scale = np.diag(gram) + 1e-12 * np.trace(gram)
+        step = -np.linalg.lstsq(gram + damping * np.diag(scale), gradient, rcond=None)[0]
+        trial = theta + np.clip(step, -2.0, 2.0)
+        r_trial = residual(trial)
+        chi2_trial = r_trial @ r_trial
+        if chi2_trial < chi2:
+            converged = chi2 - chi2_trial <= 1e-9 * chi2_trial
+            theta, r, chi2, damping = trial, r_trial, chi2_trial, max(damping / 5, 1e-12)
+            if converged:
+                break
+        else:
+            damping *= 4
+            if damping > 1e8:
+                break
+        if np.max(np.abs(step)) < 1e-13:
+            break
+    return theta
+
+
+def threshold(chi2: float, dof: int, noise_dof: int) -> float:
+    """Rise of chi2 that bounds a 95 % profile interval of one parameter.
+
+    The errors of the points are known from `noise_dof` degrees of freedom (0: taken as known), hence Fisher's F. If the
+    residuals are larger than these errors allow (chi2 / dof > 1) the interval grows by their ratio, never shrinks;
+    once chi2 is improbable at 5 % the residuals measure the errors better, and their own degrees of freedom count.
+    """
+    if dof <= 0:
+        return _quantile(noise_dof)
+    rejected = stats.chi2.sf(chi2, dof) < 1 - CONFIDENCE
+    return max(1.0, chi2 / dof) * _quantile(dof if rejected else noise_dof)
+
+
+def _quantile(dof: int) -> float:
+    return float(stats.f.ppf(CONFIDENCE, 1, dof) if dof > 0 else stats.chi2.ppf(CONFIDENCE, 1))
+
+
+def profile_interval(
+    model: Model, best: Minimum, index: int, limits: tuple[float, float], rise: float
+) -> tuple[float | None, float | None]:
+    """Where the profile of parameter `index` has risen by `rise`, below and above; None where it has not by the limit.
+
+    The limit itself is tried first: a profile that dips back below the threshold there is not a bound.
+    """
+    low, high = limits
+    return _crossing(model, best, index, low, rise), _crossing(model, best, index, high, rise)
+
+
+def _crossing(model: Model, best: Minimum, index: int, limit: float, rise: float) -> float | None:
+    center = best.theta[index]
+    direction = np.sign(limit - center)
+    if direction == 0:
+        return None
+    warm = best
+
+    def excess(value: float) -> float:
+        nonlocal warm
+        shifted = best.theta + (value - center) * _tangent(best, index)
+        warm = minimise(model, [warm.theta, shifted], (index, value))
+        return warm.chi2 - best.chi2 - rise
+
+    inner = center
+    step = max(float(np.sqrt(best.covariance[index, index] * rise)), 1e-9)
+    while True:
+        outer = center + direction * min(step, abs(limit - center))
+        value = excess(outer)
+        if value >= 0:
+            break
+        if outer == limit:
+            return None
+        inner, step = outer, 1.6 * step
+    warm = best
+    if abs(outer - limit) > 0 and excess(limit) < 0:
+        return None
+    warm = best
+    return float(optimize.brentq(excess, inner, outer, xtol=1e-4 * abs(outer - center), rtol=1e-12))  # pyright: ignore
+
+
+def _tangent(best: Minimum, index: int) -> Array:
+    """How the other parameters follow parameter `index` along its profile, to first order."""
+    variance = best.covariance[index, index]
+    tangent = best.covariance[index] / variance if variance > 0 else np.zeros_like(best.theta)
+    tangent[index] = 1.0
+    return tangent
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Weighted linear regression: coefficients (p,), 95 % half-widths (p,), covariance (p, p; scaled), chi2, dof."""
+
+    coefficient: Array
+    half_width: Array
+    covariance: Array
+    chi2: float
+    dof: int
+
+
+def linear_law(design: Array, y: Array, whiten: Array, noise_dof: int = 0) -> Linear:
+    """Generalised least squares of y on `design` (n, p), n >= p, with the interval rule of `threshold`."""
+    a = whiten @ design
+    inverse = np.linalg.pinv(a)
+    coefficient = inverse @ (whiten @ y)
+    residual = whiten @ y - a @ coefficient
+    chi2, dof = float(residual @ residual), y.size - int(np.linalg.matrix_rank(a))
+    covariance = inverse @ inverse.T
+    rise = threshold(chi2, dof, noise_dof)
+    return Linear(coefficient, np.sqrt(rise * np.diag(covariance)), covariance * rise / _quantile(0), chi2, dof)

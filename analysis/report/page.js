@@ -1,0 +1,107 @@
+"use strict";
+// Draws every figure from the specification beside it; nothing is fetched.
+
+const MODEBAR = {
+  displaylogo: false, plotlyServerURL: "", responsive: false,
+  modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d"],
+};
+const PAPER_WIDTH = 680; // px of a figure on an A4 or letter page
+const darkOf = JSON.parse(document.getElementById("palette").textContent);
+const isDark = matchMedia("(prefers-color-scheme: dark)");
+const isTouch = matchMedia("(pointer: coarse)");
+
+/** Text of an element that holds base64 of gzip. */
+const unpack = (element) => {
+  const bytes = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+};
+
+async function loadPlotly() {
+  const script = document.createElement("script");
+  script.textContent = await unpack(document.getElementById("plotly"));
+  document.head.append(script);
+}
+
+/** Colours are written for a light page; on a dark one each has its partner in the palette. */
+const themed = (text, dark) => (dark ? text.replace(/#[0-9a-f]{6}/g, (colour) => darkOf[colour] ?? colour) : text);
+
+function merge(base, patch) {
+  if (patch === null || typeof patch !== "object" || Array.isArray(patch)) return patch;
+  const merged = { ...base };
+  for (const [key, value] of Object.entries(patch)) merged[key] = merge(merged[key], value);
+  return merged;
+}
+
+function compose(plot, paper) {
+  const spec = JSON.parse(themed(plot.text, isDark.matches && !paper));
+  const width = paper ? PAPER_WIDTH : plot.box.clientWidth;
+  const { arrangements, narrow } = spec.layout.meta;
+  const columns = Math.max(1, Math.min(arrangements.length, Math.floor(width / narrow)));
+  const layout = merge(spec.layout, arrangements[columns - 1]);
+  Object.assign(layout, { width, autosize: false, showlegend: false, dragmode: isTouch.matches ? false : "zoom" });
+  for (const trace of spec.data) if (plot.hidden.has(trace.legendgroup)) trace.visible = false;
+  return { data: spec.data, layout };
+}
+
+const draw = (plot, paper = false) => {
+  const { data, layout } = compose(plot, paper);
+  drawLegend(plot, data);
+  return Plotly.react(plot.box, data, layout, MODEBAR);
+};
+
+const SHAPES = {
+  circle: "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z", square: "M-3.6,-3.6H3.6V3.6H-3.6Z", diamond: "M0,-5L5,0L0,5L-5,0Z",
+  "triangle-up": "M0,-4.6L4.6,3.6H-4.6Z", cross: "M-1.6,-4.6H1.6V-1.6H4.6V1.6H1.6V4.6H-1.6V1.6H-4.6V-1.6H-1.6Z",
+  x: "M-4,-2.2L-2.2,-4L0,-1.8L2.2,-4L4,-2.2L1.8,0L4,2.2L2.2,4L0,1.8L-2.2,4L-4,2.2L-1.8,0Z",
+  star: "M0,-5.4L1.4,-1.7H5.2L2.2,.7L3.3,4.5L0,2.3L-3.3,4.5L-2.2,.7L-5.2,-1.7H-1.4Z", hexagon: "M-4.6,0L-2.3,-4H2.3L4.6,0L2.3,4H-2.3Z",
+};
+const DASHES = { dash: "5 3", dot: "1.5 2.5" };
+
+function swatch({ mode, line, marker }) {
+  const hasLine = mode.includes("lines"), colour = hasLine ? line.color : marker.color;
+  const [shape, open] = (marker?.symbol ?? "circle").split("-open");
+  const stroke = `stroke="${colour}" stroke-width="1.8"`;
+  return `<svg width="26" height="14" viewBox="-13 -7 26 14" aria-hidden="true">` +
+    (hasLine ? `<path d="M-12,0H12" fill="none" ${stroke} stroke-dasharray="${DASHES[line.dash] ?? ""}"/>` : "") +
+    (mode.includes("markers") ? `<path d="${SHAPES[shape] ?? SHAPES.circle}" ${open === "" ? `fill="none" ${stroke}` : `fill="${colour}"`}/>` : "") + "</svg>";
+}
+
+function drawLegend(plot, data) {
+  const items = data.filter((trace) => trace.showlegend && trace.name).map((trace) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.innerHTML = swatch(trace) + `<span>${trace.name}</span>`;
+    button.title = "Show or hide";
+    button.setAttribute("aria-pressed", String(!plot.hidden.has(trace.legendgroup)));
+    button.onclick = () => {
+      if (!plot.hidden.delete(trace.legendgroup)) plot.hidden.add(trace.legendgroup);
+      draw(plot);
+      plot.legend.children[items.indexOf(button)].focus();
+    };
+    return button;
+  });
+  plot.legend.replaceChildren(...items);
+}
+
+async function main() {
+  const figures = [...document.querySelectorAll("figure[data-drawn]")];
+  const plots = await Promise.all(figures.map(async (figure) => ({
+    box: figure.querySelector(".plot"), legend: figure.querySelector(".legend"), hidden: new Set(),
+    text: await unpack(figure.querySelector("script")),
+  })));
+  await loadPlotly();
+  for (const plot of plots) {
+    await draw(plot);
+    let drawn = plot.box.clientWidth;
+    new ResizeObserver(() => { if (plot.box.clientWidth !== drawn) { drawn = plot.box.clientWidth; draw(plot); } }).observe(plot.box);
+  }
+  isDark.addEventListener("change", () => plots.forEach((plot) => draw(plot)));
+  addEventListener("beforeprint", () => plots.forEach((plot) => draw(plot, true)));
+  addEventListener("afterprint", () => plots.forEach((plot) => draw(plot)));
+  document.documentElement.dataset.state = "drawn";
+}
+
+main().catch((error) => {
+  document.documentElement.dataset.state = "failed";
+  console.error(error);
+});

@@ -1,0 +1,84 @@
+"""The page: text, figures and plotly.js in one file from which no request leaves."""
+
+import base64
+import gzip
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+
+import pandas as pd
+from plotly.io import to_json
+from plotly.offline import get_plotlyjs
+
+from analysis.figures import Figure
+from analysis.figures.colours import DARK
+from analysis.report.html import frame_table, script_json
+from analysis.report.provenance import provenance
+from analysis.report.summary import summary
+from analysis.report.tables import tables
+from analysis.results import Analysis
+
+_TALL = 900  # px: such a figure may break over printed pages
+
+
+def render(table: pd.DataFrame, analysis: Analysis, figures: Sequence[Figure]) -> str:
+    """The whole page as HTML. `table` is the full run table, with the rows that are not analysed."""
+    study = ", ".join(sorted(map(str, table["study"].dropna().unique()))) if "study" in table else "unnamed study"
+    drawn = "\n".join(figure_html(number, figure) for number, figure in enumerate(figures, start=1))
+    body = (
+        summary(analysis),
+        provenance(table, analysis),
+        '<section id="figures"><h2>Figures</h2><p>Click a name in a legend to hide or show it; drag in a plot to zoom, '
+        "double-click to return. Learning-rate and token axes are logarithmic with ticks at powers of "
+        "two.</p></section>",
+        drawn,
+        tables(table, analysis),
+    )
+    links = {
+        "summary": "Summary",
+        "provenance": "Provenance",
+        "figures": "Figures",
+        "tables": "Tables",
+        "definitions": "Definitions",
+    }
+    return Template(_asset("page.html")).substitute(
+        title=f"bcrit report: {escape(study)}",
+        study=escape(study),
+        contents=" ".join(f'<a href="#{anchor}">{label}</a>' for anchor, label in links.items()),
+        body="\n".join(body),
+        css=_asset("page.css"),
+        js=_asset("page.js"),
+        palette=script_json(DARK),
+        plotly=_packed(get_plotlyjs()),
+    )
+
+
+def figure_html(number: int, figure: Figure) -> str:
+    """Title, plot or reason, caption with the link to the CSV, and the table behind it."""
+    source = f'Data: <a href="data/{figure.id}.csv" download>{figure.id}.csv</a>.'
+    numbers = frame_table(figure.data, f"Data of figure {number}")
+    details = f"<details><summary>The {len(figure.data)} rows behind this figure</summary>{numbers}</details>"
+    if figure.plot is None:
+        drawing, attribute = f'<p class="undrawn">{figure.reason}</p>', ""
+    else:
+        label = escape(re.sub("<[^>]*>", "", f"{figure.title}. {figure.caption}"), quote=True)
+        drawing = (
+            '<div class="legend" role="group" aria-label="Legend"></div>'
+            f'<div class="plot" role="img" aria-label="{label}"></div><script type="text/plain">{_packed(to_json(figure.plot))}</script>'
+        )
+        attribute = " data-drawn" + (' class="tall"' if figure.plot.layout.height > _TALL else "")
+    return (
+        f'<figure id="{figure.id}"{attribute}><h3>{number}. {figure.title}</h3>{drawing}'
+        f"<figcaption>{figure.caption} {source}</figcaption>{details}</figure>"
+    )
+
+
+def _packed(text: str) -> str:
+    """gzip and base64: a third of plotly.js, a twentieth of a figure; the page unpacks it without a library."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def _asset(name: str) -> str:
+    return files("analysis.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,173 @@
+"""The tables below the figures: runs, forms with AICc, growth laws, best batches, all cells; and the definitions."""
+
+from collections import Counter
+
+import pandas as pd
+
+from analysis.definitions import form_name, quantity_name
+from analysis.notation import compact, estimate_text, grid_count, nats, plain
+from analysis.report.html import facts, html_table
+from analysis.report.provenance import COUNTED
+from analysis.results import Analysis, Cell, LrLaw
+
+STATES = {
+    "interior": "interior",
+    "edge_low": "edge, low",
+    "edge_high": "edge, high",
+    "too_few": "too few",
+    "not_convex": "not convex",
+}
+TERMS = (
+    ("T, B, N", "Training tokens seen; tokens per optimizer step; residual width. Every token is seen once."),
+    ("η, lr", "Peak learning rate at base width; the parametrization turns it into the rate of each tensor."),
+    (
+        "η*(N, T, B)",
+        "Learning rate of the lowest loss: vertex of a parabola in log<sub>2</sub> η through the points around the "
+        "minimum. Never extrapolated: if the lowest loss is at the edge of the grid (edge, low or high) it is a "
+        "bound; with too few points or no positive curvature it is unknown.",
+    ),
+    ("B*(T)", "Batch of the lowest loss when η is tuned for each B. Not a critical batch."),
+    (
+        "Interval",
+        "95 %. It covers the scatter of runs and the choice of the window, not what another data set or model would "
+        "change.",
+    ),
+    (
+        "AICc, weight",
+        "Akaike's criterion, corrected for few points; lower is better. The weight is each form's share among those "
+        "fitted to the same points. A difference below 2 decides nothing.",
+    ),
+)
+
+
+def tables(table: pd.DataFrame, analysis: Analysis) -> str:
+    """The section of tables, as HTML."""
+    cells = html_table(
+        [
+            "N",
+            "T",
+            "B",
+            "state",
+            "η*",
+            "loss at η*, nats",
+            "S<sub>c</sub>, nats/octave²",
+            "learning rates",
+            "seeds",
+            "diverged",
+        ],
+        [_cell_row(cell) for cell in analysis.cells],
+        "All cells",
+    )
+    return "\n".join(
+        (
+            '<section id="tables" class="wide"><h2>Tables</h2>',
+            "<h3>Runs and cells</h3>",
+            _counts(table, analysis),
+            "<h3>Forms of η*(B), by AICc</h3>",
+            _laws(analysis.lr_laws) if analysis.lr_laws else "<p>No form was fitted.</p>",
+            "<h3>Growth laws</h3>",
+            _growth(analysis) if analysis.growth else "<p>No growth law was fitted.</p>",
+            "<h3>Best batch</h3>",
+            _best(analysis) if analysis.best_batch else "<p>No best batch was found.</p>",
+            f"<details><summary>All {len(analysis.cells)} cells (N, T, B)</summary>{cells}</details>",
+            "</section>",
+            f'<section id="definitions"><h2>Definitions</h2>{facts(TERMS, "terms")}</section>',
+        )
+    )
+
+
+def _counts(table: pd.DataFrame, analysis: Analysis) -> str:
+    """Rows of the run table and states of the cells for every (N, T)."""
+    rows = []
+    for (width, tokens), part in table.groupby(["width", "tokens"]):
+        status = part["status"].value_counts()
+        other = len(part) - sum(int(status.get(name, 0)) for name in COUNTED)
+        states = Counter(cell.state for cell in analysis.cells if (cell.width, cell.tokens) == (width, tokens))
+        rows.append(
+            [str(width), grid_count(float(tokens))]
+            + [str(int(status.get(name, 0))) for name in COUNTED]
+            + [str(other)]
+            + [str(states[state]) for state in STATES]
+        )
+    head = ["N", "T", *COUNTED, "other, not analysed", *(f"cells: {label}" for label in STATES.values())]
+    return html_table(head, rows, "Runs and cells by width and budget")
+
+
+def _laws(laws: tuple[LrLaw, ...]) -> str:
+    best = {
+        tokens: min((law.aicc for law in laws if law.tokens == tokens and law.aicc is not None), default=None)
+        for tokens in {law.tokens for law in laws}
+    }
+    rows = [
+        [
+            "all" if law.tokens is None else grid_count(law.tokens),
+            form_name(law.form),
+            "<br>".join(f"{name.replace('_', ' ')}: {estimate_text(value)}" for name, value in law.parameters.items()),
+            f"{law.rms_octaves:.3f}",
+            f"{law.chi2:.1f}",
+            f"{law.n_points}, {law.n_parameters}",
+            "" if law.aicc is None else plain(law.aicc),
+            "" if law.aicc is None or (low := best[law.tokens]) is None else f"{law.aicc - low:.1f}",
+            "" if law.weight is None else f"{law.weight:.2f}",
+        ]
+        for law in sorted(laws, key=lambda law: (law.tokens or 0, law.aicc is None, law.aicc))
+    ]
+    head = ["T", "form", "parameters", "rms, octaves", "χ²", "points, parameters", "AICc", "above the best", "weight"]
+    return html_table(head, rows, "Forms by AICc")
+
+
+def _growth(analysis: Analysis) -> str:
+    rows = [
+        [
+            quantity_name(growth.quantity),
+            estimate_text(growth.exponent),
+            estimate_text(growth.exponent_width) if growth.exponent_width else "",
+            estimate_text(growth.coefficient),
+            compact(growth.reference_tokens),
+            str(growth.n_points),
+        ]
+        for growth in analysis.growth
+    ]
+    head = [
+        "quantity",
+        "exponent of T",
+        "exponent of N",
+        "log<sub>2</sub> of the quantity at the reference T",
+        "reference T",
+        "points",
+    ]
+    return html_table(head, rows, "Growth laws")
+
+
+def _best(analysis: Analysis) -> str:
+    rows = [
+        [
+            "all" if best.width is None else str(best.width),
+            grid_count(best.tokens),
+            estimate_text(best.batch, compact),
+            f"{grid_count(best.bracket[0])} to {grid_count(best.bracket[1])}",
+            estimate_text(best.lr),
+            estimate_text(best.loss, nats),
+        ]
+        for best in analysis.best_batch
+    ]
+    return html_table(
+        ["N", "T", "B*, tokens", "bracket of the grid", "η* at B*", "loss, nats"],
+        rows,
+        "Best batch by width and budget",
+    )
+
+
+def _cell_row(cell: Cell) -> list[str]:
+    return [
+        str(cell.width),
+        grid_count(cell.tokens),
+        grid_count(cell.batch_tokens),
+        STATES[cell.state],
+        estimate_text(cell.lr),
+        estimate_text(cell.loss, nats),
+        estimate_text(cell.curvature),
+        str(cell.n_lrs),
+        str(cell.n_seeds),
+        str(cell.n_diverged),
+    ]

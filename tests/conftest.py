@@ -1,0 +1,27 @@
+"""Fixtures that several folders share."""
+
+import asyncio
+import email
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def process_group():
+    """A process group of one, in this process; enough for many engines."""
+    from train.engine import start_distributed, stop_distributed
+
+    start_distributed()
+    yield
+    stop_distributed()
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory whose embedded corpus is two packages of the standard library: quick to build."""
+    from train.data.prepare import ensure_embedded
+
+    root = tmp_path_factory.mktemp("data")
+    ensure_embedded(root, roots=[Path(module.__file__).parent for module in (asyncio, email)])
+    return root

@@ -1,0 +1,61 @@
+"""Real processes for the tests: the trainer under the `deepspeed` launcher, and the `bcrit` command."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from launch.local import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+
+
+def deepspeed(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`deepspeed --num_gpus RANKS train/pretrain.py ARGUMENTS`."""
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
+    command = [*launcher, "--master_port", str(free_port()), str(ROOT / "train" / "pretrain.py"), *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def bcrit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The `bcrit` command, to its end."""
+    return subprocess.run(_bcrit(arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
+
+
+def start_bcrit(*arguments: object) -> subprocess.Popen:
+    """The `bcrit` command in a session of its own, not waited for."""
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(_bcrit(arguments), env=ENVIRONMENT, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def kill_everything(process: subprocess.Popen) -> None:
+    """SIGKILL a process and all it started, in whatever session, as the loss of the machine would."""
+    for pid in [process.pid, *descendants(process.pid)]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(text.split()[0]))
+    found, todo = [], [pid]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def _bcrit(arguments: tuple[object, ...]) -> list[str]:
+    return [sys.executable, "-m", "launch.cli", *map(str, arguments)]

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# The tests on a bare clone: installs the pinned packages, then format, lint, types and pytest. Arguments go to pytest.
+set -euo pipefail
+. "$(dirname "$0")/../launch/setup.sh" dev
+export WANDB_SILENT=true TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+.venv/bin/ruff format --check .
+.venv/bin/ruff check .
+.venv/bin/pyright --pythonpath "$PY"
+exec "$PY" -m pytest "$@"
