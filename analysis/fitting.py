@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 from analysis.forms import Form
 
@@ -73,16 +73,14 @@ def minimise(model: Model, starts: list[Array], fixed: tuple[int, float] | None 
             theta[fixed[0]] = fixed[1]
         return theta
 
-    def residual(part: Array) -> Array:
-        return model.evaluate(full(part))[0]
-
-    def jacobian(part: Array) -> Array:
-        return model.evaluate(full(part))[1][:, free]
+    def evaluate(part: Array) -> tuple[Array, Array]:
+        residual, jacobian = model.evaluate(full(part))
+        return residual, jacobian[:, free]
 
     best: tuple[float, Array] | None = None
     for start in starts:
-        end = _levenberg_marquardt(residual, jacobian, start[free]) if free.any() else start[free]
-        chi2 = float(np.sum(residual(end) ** 2))
+        end = _levenberg_marquardt(evaluate, start[free]) if free.any() else start[free]
+        chi2 = float(np.sum(evaluate(end)[0] ** 2))
         if best is None or chi2 < best[0]:
             best = (chi2, full(end))
     if best is None:
@@ -91,28 +89,24 @@ def minimise(model: Model, starts: list[Array], fixed: tuple[int, float] | None 
     return Minimum(best[1], best[0], np.linalg.pinv(j.T @ j))
 
 
-def _levenberg_marquardt(residual: Callable[[Array], Array], jacobian: Callable[[Array], Array], start: Array) -> Array:
+def _levenberg_marquardt(evaluate: Callable[[Array], tuple[Array, Array]], start: Array) -> Array:
     """Damped Gauss-Newton; a run-away (a parameter the data do not hold) simply stops where chi2 is flat."""
-    theta, r = start, residual(start)
+    theta, (r, j) = start, evaluate(start)
     chi2, damping = r @ r, 1e-3
     for _ in range(200):
-        j = jacobian(theta)
-        gram, gradient = j.T @ j, j.T @ r
-        scale = np.diag(gram) + 1e-12 * np.trace(gram)
-        step = -np.linalg.lstsq(gram + damping * np.diag(scale), gradient, rcond=None)[0]
-        trial = theta + np.clip(step, -2.0, 2.0)
-        r_trial = residual(trial)
+        gram = j.T @ j
+        scale = np.diag(gram) + 1e-12 * np.trace(gram) + 1e-300
+        step = np.clip(np.linalg.solve(gram + damping * np.diag(scale), -j.T @ r), -2.0, 2.0)
+        r_trial, j_trial = evaluate(theta + step)
         chi2_trial = r_trial @ r_trial
         if chi2_trial < chi2:
             converged = chi2 - chi2_trial <= 1e-9 * chi2_trial
-            theta, r, chi2, damping = trial, r_trial, chi2_trial, max(damping / 5, 1e-12)
+            theta, r, j, chi2, damping = theta + step, r_trial, j_trial, chi2_trial, max(damping / 5, 1e-12)
             if converged:
                 break
         else:
             damping *= 4
-            if damping > 1e8:
-                break
-        if np.max(np.abs(step)) < 1e-13:
+        if damping > 1e8 or np.max(np.abs(step)) < 1e-13:
             break
     return theta
 
@@ -156,23 +150,35 @@ def _crossing(model: Model, best: Minimum, index: int, limit: float, rise: float
         nonlocal warm
         shifted = best.theta + (value - center) * _tangent(best, index)
         warm = minimise(model, [warm.theta, shifted], (index, value))
-        return warm.chi2 - best.chi2 - rise
+        return max(warm.chi2 - best.chi2, 0.0) - rise
 
-    inner = center
+    inner, inner_value = center, -rise
     step = max(float(np.sqrt(best.covariance[index, index] * rise)), 1e-9)
     while True:
         outer = center + direction * min(step, abs(limit - center))
-        value = excess(outer)
-        if value >= 0:
+        outer_value = excess(outer)
+        if outer_value >= 0:
             break
         if outer == limit:
             return None
-        inner, step = outer, 1.6 * step
-    warm = best
-    if abs(outer - limit) > 0 and excess(limit) < 0:
-        return None
-    warm = best
-    return float(optimize.brentq(excess, inner, outer, xtol=1e-4 * abs(outer - center), rtol=1e-12))  # pyright: ignore
+        inner, inner_value, step = outer, outer_value, 1.6 * step
+    if outer != limit:
+        here, warm = warm, best
+        if excess(limit) < 0:
+            return None
+        warm = here
+    for _ in range(20):  # false position on the root of the rise, which is nearly linear in the parameter
+        a, b = np.sqrt(inner_value + rise), np.sqrt(outer_value + rise)
+        share = np.clip((np.sqrt(rise) - a) / (b - a), 0.05, 0.95)
+        middle = float(inner + share * (outer - inner))
+        value = excess(middle)
+        if abs(value) <= 1e-4 * rise:
+            return middle
+        if value < 0:
+            inner, inner_value = middle, value
+        else:
+            outer, outer_value = middle, value
+    return outer
 
 
 def _tangent(best: Minimum, index: int) -> Array:
@@ -185,22 +191,22 @@ def _tangent(best: Minimum, index: int) -> Array:
 
 @dataclass(frozen=True)
 class Linear:
-    """Weighted linear regression: coefficients (p,), 95 % half-widths (p,), covariance (p, p; scaled), chi2, dof."""
+    """Weighted linear regression with p coefficients."""
 
-    coefficient: Array
-    half_width: Array
-    covariance: Array
-    chi2: float
-    dof: int
+    coefficient: Array  # (p,)
+    covariance: Array  # (p, p), for the errors as given
+    rise: float  # of chi2, for a 95 % interval
+
+    def contrast(self, weights: Array) -> tuple[float, float]:
+        """Value and 95 % half-width of weights (p,) @ coefficient."""
+        return float(weights @ self.coefficient), float(np.sqrt(self.rise * (weights @ self.covariance @ weights)))
 
 
 def linear_law(design: Array, y: Array, whiten: Array, noise_dof: int = 0) -> Linear:
-    """Generalised least squares of y on `design` (n, p), n >= p, with the interval rule of `threshold`."""
+    """Generalised least squares of y (n,) on `design` (n, p), n >= p, with the interval rule of `threshold`."""
     a = whiten @ design
     inverse = np.linalg.pinv(a)
     coefficient = inverse @ (whiten @ y)
     residual = whiten @ y - a @ coefficient
-    chi2, dof = float(residual @ residual), y.size - int(np.linalg.matrix_rank(a))
-    covariance = inverse @ inverse.T
-    rise = threshold(chi2, dof, noise_dof)
-    return Linear(coefficient, np.sqrt(rise * np.diag(covariance)), covariance * rise / _quantile(0), chi2, dof)
+    rise = threshold(float(residual @ residual), y.size - design.shape[1], noise_dof)
+    return Linear(coefficient, inverse @ inverse.T, rise)

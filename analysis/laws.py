@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.fitting import Minimum, Model, minimise, profile_interval, threshold, whitener
 from analysis.forms import FORMS
-from analysis.optimum import Noise
-from analysis.results import Cell, Estimate, LrLaw, LrLawVerdict
+from analysis.noise import Noise
+from analysis.results import Cell, Estimate, LrLaw, LrLawVerdict, bounded
 
 Array = NDArray[np.floating]
 MIN_BATCHES = 3
@@ -91,14 +91,6 @@ class LawFit:
         return bounded(value, low, high, "tokens" if name == "batch_crit" else "lr", method)
 
 
-def bounded(value: float | None, low: float | None, high: float | None, unit: str, method: str) -> Estimate:
-    """The estimate that an interval allows: a value needs both ends, one end is a bound, none is nothing."""
-    if low is not None and high is not None:
-        return Estimate(value, low, high, unit, "ok", method)
-    status = "lower_bound" if low is not None else "upper_bound" if high is not None else "not_identified"
-    return Estimate(None, low, high, unit, status, method)
-
-
 def _plateau(shape: float | None) -> float | None:
     """Plateau / peak of `surge_plateau`, falling in its shape."""
     if shape is None:
@@ -143,12 +135,12 @@ def fit_law(
     names += [spec.shape_name] if spec.shape_name else []
 
     reach = (float(points.batch.min()) - REACH, float(points.batch.max()) + REACH)
-    starts = _starts(model, reach)
-    best = minimise(model, starts)
+    first = starts(model, reach)
+    best = minimise(model, first)
     absolute = {"batch_crit": reach, "plateau_ratio": PLATEAU_REACH}
     for index, name in enumerate(names):  # a run-away towards a limit of the form is stopped at the end of its reach
         if name in absolute and not absolute[name][0] <= best.theta[index] <= absolute[name][1]:
-            best = minimise(model, starts, (index, float(np.clip(best.theta[index], *absolute[name]))))
+            best = minimise(model, first, (index, float(np.clip(best.theta[index], *absolute[name]))))
     width = {name: REACH if name.endswith("exponent") else 2 * REACH for name in names}
     limits = tuple(
         absolute.get(name, (float(value) - width[name], float(value) + width[name]))
@@ -159,21 +151,20 @@ def fit_law(
     return LawFit(form, tokens, model, best, tuple(names), limits, rise, reference)
 
 
-def _starts(model: Model, reach: tuple[float, float]) -> list[Array]:
-    """The best few of a coarse grid over log2 B_c, its exponent in T and the shape, the linear part solved exactly."""
+def starts(model: Model, reach: tuple[float, float]) -> list[Array]:
+    """Where to start: the best few of a grid over log2 B_c, its exponent in T and the shape, with e solved exactly."""
     nz, nw = model.linear.shape[1], model.critical.shape[1]
     batches = np.arange(reach[0] + 3, reach[1] - 2) if nw else [0.0]
     exponents = (0.0, 0.5, 1.0) if nw > 1 else (0.0,)
     shapes = [model.form.shape_start] if nw == 0 or not model.form.shape_name else [-1.0, 2.0, 5.0]
     solve = np.linalg.pinv(model.whiten @ model.linear)
-    starts = []
+    tried = []
     for batch, exponent, shape in itertools.product(batches, exponents, shapes):
-        tail = np.array([batch, exponent, *np.zeros(nw)][:nw])
-        theta = np.concatenate([np.zeros(nz), tail, [shape] if model.form.shape_name else []])
-        residual, _ = model.evaluate(theta)
-        theta[:nz] = -solve @ residual
-        starts.append((float(np.sum(model.evaluate(theta)[0] ** 2)), theta))
-    return [theta for _, theta in sorted(starts, key=lambda pair: pair[0])[:3]]
+        critical = np.array([batch, exponent, *np.zeros(nw)][:nw])
+        theta = np.concatenate([np.zeros(nz), critical, [shape] if model.form.shape_name else []])
+        theta[:nz] = -solve @ model.evaluate(theta)[0]
+        tried.append((float(np.sum(model.evaluate(theta)[0] ** 2)), theta))
+    return [theta for _, theta in sorted(tried, key=lambda pair: pair[0])[:3]]
 
 
 def fit_lr_laws(points: Points, *, tokens: int | None = None) -> tuple[tuple[LrLaw, ...], LrLawVerdict]:

@@ -53,7 +53,7 @@ def fit_parabola(
     """Weighted least squares with one intercept per group (c is their mean), shapes (n,).
 
     A group's own intercept takes out what its points share (a seed's, or a width's, offset) so that groups that were
-    measured at different x do not tilt the curve. `sigma` weights the points as 1 / sigma^2; residuals are in its units.
+    measured at different x do not tilt the curve. Residuals are in units of `sigma`.
     """
     group, sigma = np.broadcast_to(group, x.shape), np.broadcast_to(np.asarray(sigma, float), x.shape)
     center = float(x[used].mean())

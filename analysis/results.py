@@ -26,6 +26,14 @@ class Estimate:
     method: str
 
 
+def bounded(value: float | None, low: float | None, high: float | None, unit: str, method: str) -> Estimate:
+    """The estimate that an interval allows: a value needs both ends, one end is a bound, none is nothing."""
+    if low is not None and high is not None:
+        return Estimate(value, low, high, unit, "ok", method)
+    status = "lower_bound" if low is not None else "upper_bound" if high is not None else "not_identified"
+    return Estimate(None, low, high, unit, status, method)
+
+
 @dataclass(frozen=True)
 class Cell:
     """One (N, T, B) with its learning rates: the optimum, never extrapolated.

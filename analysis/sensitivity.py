@@ -38,7 +38,7 @@ def window_weights(log2_lr: Array, center: float, octaves: float) -> Array | Non
     """(n,) weights w so that w @ loss is the mean loss for log2 lr in center +- octaves.
 
     The curve between the points is the cubic spline through them (the parabola for three), which is exact for a
-    parabola: there S_w(k) = w @ loss - minimum = a k^2 / 3. None if the points do not cover the window: no extrapolation.
+    parabola: there S_w(k) = w @ loss - minimum = a k^2 / 3. None if the points do not cover the window.
     `log2_lr` (n >= 3,) ascending and consecutive: the caller leaves out what lies at or beyond a diverged run.
     """
     low, high = center - octaves, center + octaves

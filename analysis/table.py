@@ -38,7 +38,7 @@ COLUMNS: dict[str, str] = {
     "code_version": "commit that trained it",
     "tokens_per_s": "training speed of the last attempt",
     "seconds": "seconds in training and validation over all attempts",
-    "startup_seconds": "seconds from process start to the first step, for a worker's first run",
+    "startup_seconds": "seconds from the launch of the worker to its first run; 0 for its later runs",
     "peak_memory_bytes": "most memory the process held",
     **{f"rms_{kind}": f"RMS of {kind} activations at this readout" for kind in KINDS},
     **{f"rms_{kind}_init": f"RMS of {kind} activations before the first step" for kind in KINDS},

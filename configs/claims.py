@@ -31,12 +31,13 @@ def process_start(pid: int) -> str:
 def claim(run_dir: Path) -> bool:
     """Try to take a run; False if a live process has it. Takes over a stale claim."""
     path = run_dir / "claim.json"
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": process_start(os.getpid()), "time": time.time()}
+    pid = os.getpid()
+    mine = {"host": socket.gethostname(), "pid": pid, "started": process_start(pid), "time": time.time()}
     if path.exists():
         if not _stale(path, run_dir):
             return False
         # Renaming is atomic and succeeds for one contender only: the loser finds no file and gives up.
-        grave = path.with_name(f".claim.{os.getpid()}.stale")
+        grave = path.with_name(f".claim.{pid}.stale")
         try:
             os.rename(path, grave)
         except FileNotFoundError:
@@ -47,7 +48,7 @@ def claim(run_dir: Path) -> bool:
         grave.unlink()
         if not still_stale:
             return False
-    draft = path.with_name(f".claim.{os.getpid()}.tmp")
+    draft = path.with_name(f".claim.{pid}.tmp")
     write_atomic(draft, json.dumps(mine) + "\n")
     try:
         os.link(draft, path)  # fails if the claim exists: creation with content in one step

@@ -23,8 +23,9 @@ the residual stream, g = (1/r) W^T dloss/dlogits. All other gradients are g pass
 norms' are g times O(1), a residual output's is g a^T. The gradient of its input, W_out^T g, is a sum of O(r) terms:
 random ones of size r^-1/2 x 1/r from the init, aligned ones of size 1/r x 1/r from what training added; both sums are
 O(1/r), and so on through every matrix further down. All gradients fall as 1/r, hence so must eps, in every role, to
-keep its place beside the root of the second moment. The global gradient norm stays O(1), r^2 hidden entries of size 1/r
-each, so clip_norm needs no multiplier. Under sp no single power is common to all roles, and eps stays as it is.
+keep its place beside the root of the second moment. In the global gradient norm the hidden matrices' share stays O(1),
+r^2 entries of size 1/r, and the share of embedding and head falls as r^-1/2: clipping binds no harder with width, and
+clip_norm gets no multiplier. Under sp no single power is common to all roles, and eps stays as it is.
 """
 
 import math

@@ -1,15 +1,15 @@
 """The run-directory contract: what a study and a run leave on disk, written atomically and read tolerantly.
 
-    <study>/study.yaml                 the study as asked, with overrides
-    <study>/manifest.jsonl             one line a run, in the order of execution
-    <study>/runs/<id>/config.json      what was asked of the run
-                     /plan.json        what follows from it on this hardware
-                     /provenance.json  code, packages, machine, data
-                     /status.json      where it stands; results when it has ended
-                     /metrics.NNN.jsonl  one file an attempt, appended
-                     /checkpoints/<tokens>/
-                     /claim.json       which process works on it
-                     /wandb/           the Weights & Biases mirror
+<study>/study.yaml                 the study as asked, with overrides
+<study>/manifest.jsonl             one line a run, in the order of execution
+<study>/runs/<id>/config.json      what was asked of the run
+                 /plan.json        what follows from it on this hardware
+                 /provenance.json  code, packages, machine, data
+                 /status.json      where it stands; results when it has ended
+                 /metrics.NNN.jsonl  one file an attempt, appended
+                 /checkpoints/<tokens>/
+                 /claim.json       which process works on it
+                 /wandb/           the Weights & Biases mirror
 """
 
 import json
@@ -50,7 +50,7 @@ class Status(BaseModel):
     updated: float = 0.0  # unix seconds: the heartbeat
     readouts: tuple[Readout, ...] = ()
     seconds: float = 0.0  # spent in training and validation, over all attempts
-    startup_seconds: float = 0.0  # from the start of the process to the first step of its first run
+    startup_seconds: float = 0.0  # from the launch of the worker to its first run; 0 for later runs
     tokens_per_s: float = 0.0
     peak_memory_bytes: int = 0
     world_size: int = 1

@@ -155,7 +155,8 @@ class RunConfig(Frozen):
     )
     explode_ratio: AboveOne = Field(
         default=2.0,
-        description="A training loss above explode_ratio x the loss at initialisation ends the run as diverged.",
+        description="A training loss (mean since the last record) above explode_ratio x the loss at initialisation "
+        "ends the run as diverged.",
     )
 
 

@@ -25,6 +25,11 @@ def tokens_without_reuse(runs: Sequence[RunConfig]) -> int:
     return sum(sum(readouts(run)) for run in runs)
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def _budgets(runs: Sequence[RunConfig]) -> list[int]:
     return sorted({tokens for run in runs for tokens in readouts(run)})
 
@@ -32,7 +37,8 @@ def _budgets(runs: Sequence[RunConfig]) -> list[int]:
 def _batches(runs: Sequence[RunConfig]) -> str | None:
     batches = sorted({run.batch_tokens for run in runs})
     if len(batches) < MIN_BATCHES:
-        return f"{len(batches)} batch size(s): fewer than {MIN_BATCHES} cannot show how the optimal lr bends with B."
+        few = counted(len(batches), "batch size")
+        return f"{few}: fewer than {MIN_BATCHES} cannot show how the best lr bends with B."
     return None
 
 
@@ -64,7 +70,7 @@ def _learning_rates(runs: Sequence[RunConfig]) -> str | None:
     coarsest = max(_gaps(grids.values()), default=0.0)
     faults = []
     if fewest < MIN_LRS:
-        faults.append(f"{fewest} value(s) where a minimum needs at least {MIN_LRS}")
+        faults.append(f"{counted(fewest, 'value')} where a minimum needs at least {MIN_LRS}")
     if narrowest < needed - 1e-9:
         reason = f" (2, and {octaves / 2:.3g} since lr* rises as sqrt(B))" if shared else ""
         faults.append(f"{narrowest:.3g} octaves where {needed:.3g} are needed{reason}")
@@ -80,7 +86,7 @@ def _gaps(grids: Iterable[set[float]]) -> list[float]:
 def _seeds(runs: Sequence[RunConfig]) -> str | None:
     seeds = len({run.seed for run in runs})
     if seeds < MIN_SEEDS:
-        return f"{seeds} seed(s): the noise of a cell cannot be measured with fewer than {MIN_SEEDS}."
+        return f"{counted(seeds, 'seed')}: the noise of a cell cannot be measured with fewer than {MIN_SEEDS}."
     return None
 
 

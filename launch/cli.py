@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bcrit", description="How learning rate and batch size grow with tokens and width.")
+    parser = argparse.ArgumentParser(prog="bcrit", description="How lr and batch size grow with tokens and width.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, function, help_text: str) -> argparse.ArgumentParser:  # noqa: ANN001
@@ -40,11 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = add(name, function, text)
         command.add_argument("study", type=Path, metavar="STUDY", help="YAML file of a study (see configs/studies)")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. base.precision=bf16")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: base.precision=bf16")
         command.add_argument("--out", type=Path, help="directory of the study (default: runs/<name>)")
         command.add_argument("--workers", type=_positive, help="runs at a time (default: one a core or device group)")
         command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
-        command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus is kept")
+        command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
         if name == "plan":
             command.add_argument("--all", action="store_true", help="print every run of a long table")
 
@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         ("analyse", _analyse, "Fit the laws to a study's runs and write laws.json."),
         ("report", _report, "Write a study's report: one HTML page that opens offline."),
     ):
-        add(name, function, text).add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
+        command = add(name, function, text)
+        command.add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
 
     command = add("mup", _mup, "Print the parametrisation of every parameter of a run.")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
@@ -64,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_prepare)
     command.add_argument("source", help="a dataset on the Hugging Face hub, or text, JSONL or Parquet files (glob)")
     command.add_argument("out", type=Path, help="directory of the packed corpus, for the field data.path")
-    command.add_argument("--tokenizer", default="bytes", help="`bytes`, a tokenizer.json, or a transformers name (default: bytes)")
+    command.add_argument(
+        "--tokenizer", default="bytes", help="bytes (default), a tokenizer.json, or a transformers name"
+    )
     command.add_argument("--text-field", default="text", help="field that holds the text (default: text)")
     command.add_argument("--split", default="train", help="split of the dataset (default: train)")
     command.add_argument("--valid-fraction", type=float, default=0.01, help="documents held out (default: 0.01)")
@@ -129,9 +132,9 @@ def _table(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _analyse(arguments: argparse.Namespace, console: Console) -> int:
-    import json
 
     from analysis.analyse import analyse, to_json
+
     from configs.rundir import write_json
 
     table, _ = _write_table(arguments.study)
@@ -145,6 +148,7 @@ def _analyse(arguments: argparse.Namespace, console: Console) -> int:
 
 def _report(arguments: argparse.Namespace, console: Console) -> int:
     from analysis.analyse import analyse
+
     from analysis.report import write_report
 
     table, _ = _write_table(arguments.study)
@@ -173,7 +177,8 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> int:
         valid_fraction=arguments.valid_fraction,
         limit_documents=arguments.limit_documents,
     )
-    console.print(f"wrote {manifest.directory}: {manifest.train.tokens:,} + {manifest.valid.tokens:,} tokens, fingerprint {manifest.fingerprint}")
+    tokens = f"{manifest.train.tokens:,} training and {manifest.valid.tokens:,} validation tokens"
+    console.print(f"wrote {manifest.directory}: {tokens}, fingerprint {manifest.fingerprint}")
     return 0
 
 

@@ -51,7 +51,7 @@ def write_study(planned: PlannedStudy, runs: tuple[RunConfig, ...], study_dir: P
     try:
         for identity in order:
             create_run(run_dir_of(study_dir, identity), by_id[identity])
-        lines = [{"id": identity, "tokens": by_id[identity].budget_tokens, "flops": cost[identity]} for identity in order]
+        lines = [{"id": name, "tokens": by_id[name].budget_tokens, "flops": cost[name]} for name in order]
         write_atomic(study_dir / "manifest.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         write_atomic(study_dir / "study.yaml", yaml.safe_dump(planned.study.model_dump(mode="json"), sort_keys=False))
     except OSError as error:
@@ -60,9 +60,17 @@ def write_study(planned: PlannedStudy, runs: tuple[RunConfig, ...], study_dir: P
 
 
 def run_study(
-    planned: PlannedStudy, runs: tuple[RunConfig, ...], study_dir: Path, data_dir: Path, arrangement: Layout, console: Console
+    planned: PlannedStudy,
+    runs: tuple[RunConfig, ...],
+    study_dir: Path,
+    data_dir: Path,
+    arrangement: Layout,
+    console: Console,
 ) -> Outcome:
-    """Train what is not finished. Raises ConfigError for a directory that holds something else, KeyboardInterrupt when stopped."""
+    """Train what is not finished.
+
+    Raises ConfigError for a directory that holds something else, KeyboardInterrupt when stopped.
+    """
     run_dirs = write_study(planned, runs, study_dir)
     budgets = {run_id(run): run.budget_tokens for run in runs}
     look = snapshots(list(run_dirs), [budgets[run_dir.name] for run_dir in run_dirs])
@@ -71,7 +79,8 @@ def run_study(
     if not left:
         return Outcome(run_dirs, True, before, before)
     fewer = Layout(min(arrangement.workers, left), arrangement.ranks, arrangement.devices)
-    console.print(f"{left} of {len(run_dirs)} runs to do with {fewer.workers} worker(s) x {fewer.ranks} rank(s); logs in {study_dir}/logs")
+    size = f"{fewer.workers} worker(s) x {fewer.ranks} rank(s)"
+    console.print(f"{left} of {len(run_dirs)} runs to do with {size}; logs in {study_dir}/logs")
     with watching(console, look) as watch:
         execute(study_dir, data_dir, fewer, watch)
     return Outcome(run_dirs, False, before, look())

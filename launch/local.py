@@ -5,6 +5,7 @@ is one single-threaded worker a core; on GPUs one worker per group of `ranks` de
 this process asks them (Ctrl-C), or when it is gone.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRETRAIN = Path(__file__).resolve().parent.parent / "train" / "pretrain.py"
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,16 @@ def start_worker(study_dir: Path, data_dir: Path, arrangement: Layout, index: in
     """Launch worker `index` in a session of its own; its output goes to the study's logs."""
     first = index * arrangement.ranks
     if arrangement.devices:
-        mine = ",".join(str(arrangement.devices[(first + i) % len(arrangement.devices)]) for i in range(arrangement.ranks))
-        where = ["--include", f"localhost:{mine}"]
+        devices = [arrangement.devices[(first + i) % len(arrangement.devices)] for i in range(arrangement.ranks)]
+        where = ["--include", "localhost:" + ",".join(map(str, devices))]
     else:
         where = ["--num_gpus", str(arrangement.ranks)]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *where, "--master_port", str(free_port()), "--no_local_rank"]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", *where, "--no_local_rank"]
+    launcher += ["--master_port", str(free_port())]
     program = [str(PRETRAIN), "--study", str(study_dir), "--data-dir", str(data_dir), "--parent", str(os.getpid())]
+    program += ["--launched", str(time.time())]
     threads = str(arrangement.threads)
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     if not arrangement.devices:
         environment["DS_ACCELERATOR"] = "cpu"
     logs = study_dir / "logs"
@@ -79,7 +83,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def execute(study_dir: Path, data_dir: Path, arrangement: Layout, watch: Callable[[], None], period_s: float = 0.5) -> list[int]:
+def execute(study_dir: Path, data_dir: Path, arrangement: Layout, watch: Callable[[], None]) -> list[int]:
     """Start the workers, call `watch` until they have ended, and return their exit codes.
 
     A first Ctrl-C (or SIGTERM) makes them checkpoint and stop; a second one kills them. Raises KeyboardInterrupt
@@ -102,7 +106,7 @@ def execute(study_dir: Path, data_dir: Path, arrangement: Layout, watch: Callabl
                 for worker in workers:
                     _kill_session(worker)
             watch()
-            time.sleep(period_s)
+            time.sleep(POLL_S)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -113,7 +117,5 @@ def execute(study_dir: Path, data_dir: Path, arrangement: Layout, watch: Callabl
 
 
 def _kill_session(worker: subprocess.Popen) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

@@ -13,7 +13,7 @@ from configs.expressions import number_text
 from configs.identity import run_id
 from configs.plan import Plan
 from configs.schema import RunConfig
-from launch.advice import advise, tokens_without_reuse
+from launch.advice import advise, counted, tokens_without_reuse
 from launch.study import PlannedStudy, count
 
 # Small models reach about a quarter of a core's matrix-multiplication rate; a step of DeepSpeed ZeRO-1 with two blocks
@@ -23,30 +23,35 @@ STEP_OVERHEAD_S = 0.012
 SHOWN_RUNS = 20
 
 
-def print_plan(planned: PlannedStudy, console: Console, *, workers: int, show_all: bool = False) -> None:
-    """Print the table of runs, the totals, a rough time for `workers` single-threaded workers, and the warnings."""
+def print_plan(
+    console: Console, planned: PlannedStudy, runs: Sequence[RunConfig], *, workers: int, show_all: bool = False
+) -> None:
+    """Print the table of runs, the totals, a rough time for `workers` single-threaded workers, and the warnings.
+
+    `runs` are the planned ones with their data pinned, which names them.
+    """
     flops_per_s = EFFICIENCY * measured_flops_per_s()
     seconds = estimate_seconds(planned.plans, flops_per_s, STEP_OVERHEAD_S, workers)
     below = Table.grid(padding=(0, 2))
-    below.add_row("grid", grid_text(planned.runs))
-    below.add_row("total", cost_text(planned))
+    below.add_row("grid", grid_text(runs))
+    below.add_row("total", cost_text(runs, planned.plans))
     below.add_row(
         "time",
         f"about {duration(seconds)} on {counted(workers, 'core')} like this one: rough, from {flops_per_s / 1e9:.3g} "
         f"GFLOP/s per core and {1000 * STEP_OVERHEAD_S:g} ms per step, without validation",
     )
-    for warning in advise(planned.runs):
+    for warning in advise(runs):
         below.add_row("warning", Text(warning), style="yellow")
-    console.print(runs_table(planned, show_all=show_all))
+    console.print(runs_table(planned.study.name, runs, planned.plans, show_all=show_all))
     console.print(below)
 
 
-def runs_table(planned: PlannedStudy, *, show_all: bool = False) -> Table:
-    """A row per run; a long table keeps its first and last rows."""
-    table = Table(box=box.SIMPLE_HEAD, title=f"study {planned.study.name}", title_justify="left")
+def runs_table(name: str, runs: Sequence[RunConfig], plans: Sequence[Plan], *, show_all: bool = False) -> Table:
+    """A row per run of the study `name`; a long table keeps its first and last rows."""
+    table = Table(box=box.SIMPLE_HEAD, title=f"study {name}", title_justify="left")
     for heading in ("id", "N", "T read out at", "B", "lr", "seed", "steps", "micro x accum x world", "tokens", "FLOPs"):
         table.add_column(heading, justify="left" if heading in ("id", "T read out at") else "right", no_wrap=True)
-    rows = list(zip(planned.runs, planned.plans, strict=True))
+    rows = list(zip(runs, plans, strict=True))
     hidden = 0 if show_all else max(0, len(rows) - SHOWN_RUNS)
     half = len(rows) if not hidden else SHOWN_RUNS // 2
     for run, plan in rows[:half]:
@@ -66,16 +71,11 @@ def grid_text(runs: Sequence[RunConfig]) -> str:
     return f"{product}: {counted(grid.cells, 'cell')} (N, T, B) from {counted(grid.runs, 'run')}"
 
 
-def cost_text(planned: PlannedStudy) -> str:
-    """Tokens and FLOPs of the study, and what it would take without reading several budgets out of one run."""
-    tokens, separate = sum(plan.tokens for plan in planned.plans), tokens_without_reuse(planned.runs)
+def cost_text(runs: Sequence[RunConfig], plans: Sequence[Plan]) -> str:
+    """Tokens and FLOPs of the runs, and what it would take without reading several budgets out of one run."""
+    tokens, separate = sum(plan.tokens for plan in plans), tokens_without_reuse(runs)
     saving = f" ({separate:.4g} if every budget were a run of its own)" if separate > tokens else ""
-    return f"{tokens:.4g} tokens{saving}, {sum(plan.flops for plan in planned.plans):.3g} FLOPs"
-
-
-def counted(n: int, noun: str) -> str:
-    """`1 seed`, `2 seeds`."""
-    return f"{n} {noun}{'s' * (n != 1)}"
+    return f"{tokens:.4g} tokens{saving}, {sum(plan.flops for plan in plans):.3g} FLOPs"
 
 
 def estimate_seconds(plans: Sequence[Plan], flops_per_s: float, overhead_s_per_step: float, workers: int) -> float:
@@ -112,7 +112,7 @@ def duration(seconds: float) -> str:
 
 def _cells(run: RunConfig, plan: Plan) -> tuple[str, ...]:
     return (
-        run_id(run) if run.data.fingerprint else "-",  # a run has no name before its data is pinned
+        run_id(run),
         str(run.model.width),
         " ".join(number_text(tokens) for tokens in plan.readout_tokens),
         number_text(run.batch_tokens),

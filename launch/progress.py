@@ -26,7 +26,8 @@ class Snapshot:
     def line(self, rate: float) -> str:
         """One line for people."""
         ended = sum(self.states[state] for state in ENDED)
-        others = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()) if state != "finished" and count)
+        shown = sorted((state, count) for state, count in self.states.items() if state != "finished" and count)
+        others = ", ".join(f"{count} {state}" for state, count in shown)
         left = f"{clock((self.tokens_total - self.tokens_done) / rate)} left" if rate > 0 else "time left unknown"
         return f"{ended}/{self.states.total()} runs done ({others or 'none other'}), {rate:,.0f} tokens/s, {left}"
 

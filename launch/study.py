@@ -107,6 +107,8 @@ def _variations(study: StudyConfig) -> list[list[dict[str, Any]]]:
 
 def _check_field(place: str, field: str) -> None:
     known = field_docs(RunConfig)
+    if field in ("data.path", "data.fingerprint"):
+        raise ConfigError(f"{place}.{field}: a study has one corpus; write a study for each, and set base.{field}")
     if field in known:
         return
     members = [name for name in known if name.startswith(f"{field}.")]

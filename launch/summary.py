@@ -19,7 +19,8 @@ def print_summary(console: Console, outcome: Outcome, study_dir: Path, wall_seco
     statuses = [read_status(run_dir) for run_dir in outcome.run_dirs]
     tokens = outcome.after.tokens_done - outcome.before.tokens_done
     console.print(f"{states.total()} runs: {counts}.")
-    console.print(f"{tokens:,} tokens in {clock(wall_seconds)} ({tokens / wall_seconds:,.0f} tokens/s over all workers).")
+    rate = f"{tokens / wall_seconds:,.0f} tokens/s over all workers"
+    console.print(f"{tokens:,} tokens in {clock(wall_seconds)}: {rate}.")
     console.print(
         f"Start-up of a worker: {max((s.startup_seconds for s in statuses), default=0):.1f} s at most; "
         f"peak memory of a process: {max((s.peak_memory_bytes for s in statuses), default=0) / 2**20:,.0f} MiB."

@@ -10,14 +10,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch.distributed as dist
 
 from configs.errors import ConfigError
 from configs.rundir import write_atomic
+from train.engine import Engine
 
 
-def save(engine: deepspeed.DeepSpeedEngine, run_dir: Path, tokens: int, state: dict[str, Any]) -> None:
+def save(engine: Engine, run_dir: Path, tokens: int, state: dict[str, Any]) -> None:
     """Write the checkpoint of `tokens` with the loop's own `state` (JSON), then drop the older ones."""
     root = run_dir / "checkpoints"
     partial, final = root / f"{tokens:015d}.partial", root / f"{tokens:015d}"
@@ -42,7 +42,7 @@ def save(engine: deepspeed.DeepSpeedEngine, run_dir: Path, tokens: int, state: d
     dist.barrier()
 
 
-def load_latest(engine: deepspeed.DeepSpeedEngine, run_dir: Path) -> dict[str, Any] | None:
+def load_latest(engine: Engine, run_dir: Path) -> dict[str, Any] | None:
     """Restore the newest whole checkpoint and return its state; None if there is none.
 
     Raises ConfigError if it was written by another number of ranks or ZeRO stage.

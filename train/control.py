@@ -25,7 +25,7 @@ def catch_signals() -> None:
 
 
 def stop_watch(stop_files: tuple[Path, ...], parent_pid: int | None) -> Callable[[], bool]:
-    """A function that says whether to stop: after a signal, when one of the files exists, or when the parent is gone."""
+    """A function that says whether to stop: after a signal, when a file exists, or when the parent is gone."""
     parent_started = process_start(parent_pid) if parent_pid else ""
 
     def stop() -> bool:

@@ -27,6 +27,9 @@ from configs.plan import Plan
 from configs.schema import RunConfig
 from train.parametrization import ParametrizationError, Row, optimizer_groups
 
+Engine = Any  # deepspeed.DeepSpeedEngine, whose annotations allow for less than it always has
+accelerator: Any = get_accelerator()
+
 
 def start_distributed() -> None:
     """Join the process group of the launcher (deepspeed, torchrun or srun), or form a group of one."""
@@ -41,15 +44,14 @@ def start_distributed() -> None:
         # srun sets MASTER_ADDR only in our own job scripts; without it a stray SLURM_PROCID means an interactive shell.
         os.environ.setdefault(ours, os.environ.get(slurm, alone) if "MASTER_ADDR" in os.environ else alone)
     os.environ.setdefault("MASTER_PORT", "0")
-    if get_accelerator().device_name() == "cpu":
+    if accelerator.device_name() == "cpu":
         # The shared-memory all-reduce would be compiled at first use and fails where there is no compiler; gloo does.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend=get_accelerator().communication_backend_name(), verbose=False)
+    deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
 
 
 def device() -> torch.device:
     """This rank's device."""
-    accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":
         accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device(accelerator.current_device_name())
@@ -70,7 +72,7 @@ def deepspeed_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
     }
 
 
-def initialise(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> deepspeed.DeepSpeedEngine:
+def initialise(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> Engine:
     """Wrap the model and our own AdamW, and check that every group survived the wrapping."""
     optimizer = AdamW(
         optimizer_groups(network, rows, config),
@@ -80,20 +82,20 @@ def initialise(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, pla
     engine, *_ = deepspeed.initialize(
         model=network, optimizer=optimizer, config=deepspeed_config(config, plan), dist_init_required=False
     )
-    check_groups(engine, rows, config, shape=1.0)
+    check_groups(engine, rows, config)
     return engine
 
 
-def set_lr(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
+def set_lr(engine: Engine, lr: float) -> None:
     """Give every group lr x its own multiplier."""
     for group in engine.optimizer.param_groups:
         group["lr"] = lr * group["lr_multiplier"]
 
 
-def check_groups(engine: deepspeed.DeepSpeedEngine, rows: Iterable[Row], config: RunConfig, shape: float) -> None:
+def check_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None:
     """Read learning rates, decays and eps back from the wrapped optimizer and compare them with the table.
 
-    `shape` is the schedule's value at the last step. Raises ParametrizationError naming the first parameter whose
+    `config.lr` must be the rate that was set last. Raises ParametrizationError naming the first parameter whose
     group is lost or changed; `microsoft/mup#6` and `gpt-neox#956` are what happens without this check.
     """
     held = {name: group for group in engine.optimizer.param_groups for name in group["names"]}
@@ -102,16 +104,18 @@ def check_groups(engine: deepspeed.DeepSpeedEngine, rows: Iterable[Row], config:
             raise ParametrizationError(f"parameter {row.name} is in no optimizer group after DeepSpeed wrapped them")
         group = held[row.name]
         for key, expected in (
-            ("lr", config.lr * shape * row.lr_multiplier),
+            ("lr", config.lr * row.lr_multiplier),
             ("weight_decay", config.optimizer.weight_decay * row.weight_decay_multiplier),
             ("eps", config.optimizer.eps * row.eps_multiplier),
         ):
             if abs(group[key] - expected) > 1e-12 * abs(expected):
-                raise ParametrizationError(f"parameter {row.name}: {key} is {group[key]:g} in the engine, {expected:g} in the table")
+                raise ParametrizationError(
+                    f"parameter {row.name}: {key} is {group[key]:g} in the engine, {expected:g} in the table"
+                )
 
 
 def optimizer_step(
-    engine: deepspeed.DeepSpeedEngine, losses: Iterable[torch.Tensor], clip_norm: float
+    engine: Engine, losses: Iterable[torch.Tensor], clip_norm: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step from the losses of this rank's micro-batches (each a mean over equally many tokens).
 

@@ -6,6 +6,7 @@ window with weight 0), so no rank waits for another; sums are reduced once.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from torch import nn
 
 
 @torch.no_grad()
-def validate(network: nn.Module, windows: np.ndarray, micro_batch_seqs: int, device: torch.device) -> tuple[float, dict[str, float]]:
+def validate(
+    network: nn.Module, windows: np.ndarray, micro_batch_seqs: int, device: torch.device
+) -> tuple[float, dict[str, float]]:
     """Mean cross-entropy in nats over all targets of `windows` (n, seq_len + 1), and RMS activations by module kind.
 
     The loss is the same on every rank; the activations are those of this rank's first windows (rank 0 records them).
@@ -34,8 +37,12 @@ def validate(network: nn.Module, windows: np.ndarray, micro_batch_seqs: int, dev
         else:
             logits = network(input_ids=tokens[:, :-1]).logits
         if len(mine):
-            losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
-            total += torch.stack([losses.double().sum(), torch.tensor(losses.numel(), dtype=torch.float64, device=device)])
+            losses = nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
+            )
+            total += torch.stack(
+                [losses.double().sum(), torch.tensor(losses.numel(), dtype=torch.float64, device=device)]
+            )
     network.train()
     dist.all_reduce(total)
     return (total[0] / total[1]).item(), rms
@@ -54,7 +61,7 @@ def observe(network: nn.Module) -> Iterator[dict[str, list[float]]]:
         squares.setdefault(kind, []).append(activation.float().square().mean().item())
 
     def on_output(kind: str):  # noqa: ANN202
-        def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+        def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
             record(kind, output[0] if isinstance(output, tuple) else getattr(output, "logits", output))
 
         return hook

@@ -26,7 +26,6 @@ def granite_config(model: ModelConfig) -> GraniteConfig:
         num_hidden_layers=model.depth,
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        head_dim=model.head_dim,
         max_position_embeddings=model.seq_len,
         rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
         tie_word_embeddings=False,

@@ -13,7 +13,8 @@ def print_mup_table(console: Console, model: ModelConfig) -> None:
     """Print the table after it has been checked against the base shapes that `mup` infers."""
     rows = verify(skeleton(model), model)
     multipliers = forward_multipliers(model)
-    table = Table(title=f"{model.parametrization}, width {model.width} (base {model.base_width}); checked against mup's base shapes")
+    title = f"{model.parametrization}, width {model.width} (base {model.base_width}), as mup infers it too"
+    table = Table(title=title)
     for column in ("parameter", "shape", "role", "init std", "lr x", "weight decay x", "eps x"):
         table.add_column(column, justify="left" if column in ("parameter", "role") else "right")
     for row in rows:

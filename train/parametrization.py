@@ -46,7 +46,7 @@ def role_of(name: str) -> Role:
     for pattern, role in _ROLES:
         if re.fullmatch(pattern, name):
             return role
-    raise ParametrizationError(f"parameter {name}: no role is known for this name; add a pattern to train.parametrization")
+    raise ParametrizationError(f"parameter {name}: its name has no role; add a pattern to train.parametrization")
 
 
 def table(network: nn.Module, model: ModelConfig) -> tuple[Row, ...]:
@@ -91,7 +91,9 @@ def optimizer_groups(network: nn.Module, rows: Iterable[Row], config: RunConfig)
     return list(groups.values())
 
 
-def check_against_mup(target: nn.Module, base: nn.Module, delta: nn.Module, rows: Iterable[Row], model: ModelConfig) -> None:
+def check_against_mup(
+    target: nn.Module, base: nn.Module, delta: nn.Module, rows: Iterable[Row], model: ModelConfig
+) -> None:
     """Compare the table with the base shapes that `mup` infers from three (meta) models.
 
     Roles must agree with mup's count of infinite dimensions, and under muP the learning-rate multiplier of a
@@ -111,7 +113,7 @@ def check_against_mup(target: nn.Module, base: nn.Module, delta: nn.Module, rows
             fan_in = shapes[row.name].width_mult()
             if abs(row.lr_multiplier * fan_in - 1) > 1e-9:
                 raise ParametrizationError(
-                    f"parameter {row.name}: learning-rate multiplier {row.lr_multiplier:g}, mup's fan-in ratio is {fan_in:g}"
+                    f"parameter {row.name}: lr multiplier {row.lr_multiplier:g}, mup's fan-in ratio is {fan_in:g}"
                 )
 
 
@@ -122,12 +124,12 @@ def verify(network: nn.Module, model: ModelConfig) -> tuple[Row, ...]:
     rows = table(network, model)
     # Head size does not enter any parameter's shape, so the base head serves all three models.
     head_dim = model.base_head_dim or model.head_dim
-    base, delta = (
-        skeleton(model.model_copy(update={"width": factor * model.base_width, "head_dim": head_dim})) for factor in (1, 2)
+    narrow, wide = (
+        model.model_copy(update={"width": factor * model.base_width, "head_dim": head_dim}) for factor in (1, 2)
     )
+    base, delta = skeleton(narrow), skeleton(wide)
     target = skeleton(model)
     check_against_mup(target, base, delta, rows, model)
     if [tuple(p.shape) for p in target.parameters()] != [row.shape for row in rows]:
         raise ParametrizationError("the model's shapes differ from those of its configuration")
     return rows
-

@@ -15,15 +15,14 @@ from pathlib import Path
 # `python train/pretrain.py` puts train/ itself on the path; the packages live one level up.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from configs.errors import ConfigError
-from train.control import catch_signals
-from train.engine import start_distributed, stop_distributed
-from train.worker import run_single, run_study
+from configs.errors import ConfigError  # noqa: E402
+from train.control import catch_signals  # noqa: E402
+from train.engine import start_distributed, stop_distributed  # noqa: E402
+from train.worker import run_single, run_study  # noqa: E402
 
 
 def main() -> int:
     """Parse the command line, join the other ranks, train."""
-    started = time.monotonic()
     parser = argparse.ArgumentParser(description="Train one run, or the runs of a planned study.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="YAML file of a run (see configs/runs)")
@@ -31,6 +30,7 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, help="where the run is written (default: runs/single/<id>)")
     parser.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus is kept")
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
+    parser.add_argument("--launched", type=float, default=time.time(), help="unix time of the launch, for the record")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a field of the run")
     arguments = parser.parse_args()
@@ -38,8 +38,9 @@ def main() -> int:
     start_distributed()
     try:
         if arguments.study:
-            return run_study(arguments.study, arguments.data_dir, arguments.parent, started)
-        return run_single(arguments.config, arguments.overrides, arguments.run_dir, arguments.data_dir, started)
+            return run_study(arguments.study, arguments.data_dir, arguments.parent, arguments.launched)
+        where = (arguments.run_dir, arguments.data_dir, arguments.launched)
+        return run_single(arguments.config, arguments.overrides, *where)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -17,38 +17,48 @@ from configs.claims import claim, release
 from configs.identity import run_id
 from configs.load import load_run
 from configs.plan import Hardware, check_tokens, plan
-from configs.rundir import ENDED, create_run, manifest_ids, read_config, read_status, run_dir_of, write_json, write_status
+from configs.rundir import (
+    ENDED,
+    create_run,
+    manifest_ids,
+    read_config,
+    read_status,
+    run_dir_of,
+    write_json,
+    write_status,
+)
 from train.control import stop_watch
 from train.data.batches import open_split
 from train.data.open import open_corpus
 from train.loop import train
 from train.provenance import write_provenance
-from train.wandb_mirror import live_mirror
+from train.wandb_mirror import open_mirror
 
 log = logging.getLogger(__name__)
 PREEMPTED = 85  # exit code of a run that was stopped and can be resumed
 T = TypeVar("T")
 
 
-def run_single(config_file: Path, overrides: list[str], run_dir: Path | None, data_dir: Path, started: float) -> int:
+def run_single(config_file: Path, overrides: list[str], run_dir: Path | None, data_dir: Path, launched: float) -> int:
     """Train the run of one config file; resume it if it was stopped, say so if it has ended."""
     config = load_run(config_file, overrides)
     manifest = on_rank_0_first(lambda: open_corpus(config.data, data_dir))
     config = config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": manifest.fingerprint})})
     where = run_dir or Path("runs/single/runs") / run_id(config)
     on_rank_0_first(lambda: create_run(where, config))
-    return run_claimed([where], data_dir, stop_watch((where / "STOP",), None), started)
+    return run_claimed([where], data_dir, stop_watch((where / "STOP",), None), launched)
 
 
-def run_study(study_dir: Path, data_dir: Path, parent: int | None, started: float) -> int:
+def run_study(study_dir: Path, data_dir: Path, parent: int | None, launched: float) -> int:
     """Train what is left of a planned study, in the manifest's order, sharing the work with other workers."""
     stop = stop_watch((study_dir / "STOP",), parent)
-    return run_claimed([run_dir_of(study_dir, identity) for identity in manifest_ids(study_dir)], data_dir, stop, started)
+    run_dirs = [run_dir_of(study_dir, identity) for identity in manifest_ids(study_dir)]
+    return run_claimed(run_dirs, data_dir, stop, launched)
 
 
-def run_claimed(run_dirs: list[Path], data_dir: Path, stop: Callable[[], bool], started: float) -> int:
+def run_claimed(run_dirs: list[Path], data_dir: Path, stop: Callable[[], bool], launched: float) -> int:
     """Take one unclaimed run after another; a run that fails is recorded and does not stop the others."""
-    began, failed, startup = time.time(), False, True
+    began, failed, first = time.time(), False, True
     for run_dir in run_dirs:
         if shared(stop() if dist.get_rank() == 0 else None):
             return PREEMPTED
@@ -56,17 +66,16 @@ def run_claimed(run_dirs: list[Path], data_dir: Path, stop: Callable[[], bool], 
             continue
         try:
             mine = stop_watch((run_dir / "STOP",), None)
-            state = run_one(run_dir, data_dir, lambda own=mine: stop() or own(), started if startup else None)
-            startup = False
+            state = run_one(run_dir, data_dir, lambda own=mine: stop() or own(), launched if first else None)
+            first = False
             if state == "preempted":
                 return PREEMPTED
         except Exception as error:
             failed = True
             traceback.print_exc()
             if dist.get_rank() == 0:
-                status = read_status(run_dir)
-                message = f"{type(error).__name__}: {error}".splitlines()[0]
-                write_status(run_dir, status.model_copy(update={"state": "failed", "message": message, "updated": time.time()}))
+                reason = {"state": "failed", "message": f"{type(error).__name__}: {error}".splitlines()[0]}
+                write_status(run_dir, read_status(run_dir).model_copy(update={**reason, "updated": time.time()}))
             if dist.get_world_size() > 1:
                 raise  # the other ranks are inside a collective call; only the launcher can end them
         finally:
@@ -90,8 +99,8 @@ def _take(run_dir: Path, began: float) -> bool:
     return True
 
 
-def run_one(run_dir: Path, data_dir: Path, stop: Callable[[], bool], started: float | None) -> str:
-    """Train one run that this worker has claimed; `started` is when the process began, for its first run."""
+def run_one(run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
+    """Train one run that this worker has claimed; `launched` is when the worker was, for its first run."""
     config = read_config(run_dir)
     manifest = open_corpus(config.data, data_dir)
     check_tokens(config, manifest.train.tokens, manifest.valid.tokens, manifest.vocab_size)
@@ -101,10 +110,10 @@ def run_one(run_dir: Path, data_dir: Path, stop: Callable[[], bool], started: fl
     if dist.get_rank() == 0:
         write_json(run_dir / "plan.json", asdict(steps))
         write_provenance(run_dir, manifest.fingerprint, dist.get_world_size())
-    if started is not None:
-        previous = previous.model_copy(update={"startup_seconds": time.monotonic() - started})
+    if launched is not None:
+        previous = previous.model_copy(update={"startup_seconds": time.time() - launched})
     quiet = (lambda row: None), (lambda status: None)
-    on_row, at_end = live_mirror(config, run_dir, run_dir.parents[1].name) if dist.get_rank() == 0 else quiet
+    on_row, at_end = open_mirror(config, run_dir, run_dir.parents[1].name) if dist.get_rank() == 0 else quiet
     status = train(config, steps, stores, run_dir, previous, stop, on_row)
     at_end(status)
     return status.state

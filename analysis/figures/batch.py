@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.definitions import definition_name
+from analysis.definitions import DEFINITIONS, definition_name
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, GREEN, INK, ORANGE, PINK, sequential, symbols
-from analysis.figures.figure import Figure, schedule_of
-from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, spread, words
-from analysis.figures.learning_rate import BATCH_TITLE, TOKENS_TITLE
+from analysis.figures.figure import BATCH_TITLE, TOKENS_TITLE, Figure, schedule_of
+from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, rows, spread, words
 from analysis.figures.panels import log2_axis, panels
 from analysis.notation import compact, grid_count, nats
 from analysis.results import Analysis, Growth
@@ -20,7 +19,7 @@ _BAND_POINTS = 60
 
 def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """B_crit(T) by each definition and B*(T) per width, with the fitted growth (methods 1d, figure 3)."""
-    rows = [
+    found = [
         {"kind": "batch_crit", "series": crit.definition, "width": None, "tokens": crit.tokens}
         | spread("batch", crit.batch)
         for crit in analysis.critical_batch
@@ -29,7 +28,7 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         | spread("batch", best.batch)
         for best in analysis.best_batch
     ]
-    data = numeric(rows, ["kind", "series", "width", "tokens", *estimate_columns("batch")])
+    data = numeric(found, ["kind", "series", "width", "tokens", *estimate_columns("batch")])
     figure_id, title = "critical-batch", f"Critical and best batch against token budget ({schedule_of(table)})"
     caption = (
         "Left: B<sub>crit</sub>(T), each series by its own definition (named in the legend and at the end of the "
@@ -48,10 +47,11 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         ["B<sub>crit</sub>(T), by definition", "B*(T), lowest loss at tuned η"],
         2,
         x=log2_axis(data["tokens"], TOKENS_TITLE),
-        y=log2_axis(span, BATCH_TITLE, pad=0.8),
+        y=log2_axis(span, BATCH_TITLE, pad=(0.6, 0.6)),
         height=360,
     )
-    definitions = list(dict.fromkeys(data.loc[data["kind"] == "batch_crit", "series"]))
+    drawn_order = [*DEFINITIONS, *data["series"]]
+    definitions = sorted(set(data.loc[data["kind"] == "batch_crit", "series"]), key=drawn_order.index)
     colour = dict(zip(definitions, COLOURS * len(definitions), strict=False)) | {"batch_best": INK}
     for fit in fits:
         series = fit["series"].iloc[0]
@@ -59,15 +59,15 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         marks.band(plot, panel, fit["tokens"], fit["batch_low"], fit["batch_high"], group=series, colour=colour[series])
         marks.curve(plot, panel, fit["tokens"], fit["batch"], name=series, group=series, colour=colour[series])
     symbol = symbols(definitions)
-    for definition in definitions:
-        part = data[data["series"] == definition]
-        _series(plot, 0, part, definition_name(definition), definition, colour[definition], symbol[definition])
+    for definition, shift in zip(definitions, marks.shifts(len(definitions)), strict=True):
+        part, name = data[data["series"] == definition], definition_name(definition)
+        _series(plot, 0, part, name, definition, colour[definition], symbol[definition], shift)
     best = data[data["kind"] == "batch_best"]
-    keys = sorted(best["width"].fillna(0).unique())
+    keys = sorted(best["width"].fillna(0).unique())  # 0: all widths together
     ink, symbol = sequential("width", keys), symbols(keys)
-    for width in keys:
-        label = f"B*, N = {width:g}" if width else "B*, all widths"
-        _series(plot, 1, best[best["width"].fillna(0) == width], label, "batch_best", ink[width], symbol[width])
+    for width, shift in zip(keys, marks.shifts(len(keys)), strict=True):
+        part, name = best[best["width"].fillna(0) == width], f"B*, N = {width:g}" if width else "B*, all widths"
+        _series(plot, 1, part, name, name, ink[width], symbol[width], shift)
     return Figure(figure_id, title, caption, pd.concat([data, *fits], ignore_index=True), plot)
 
 
@@ -92,11 +92,12 @@ def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         reason = "Not drawn: it needs at least two batches B, and the table has one."
         return Figure(figure_id, title, caption, data, None, reason)
     widths, budgets = levels(data, "width"), levels(data, "tokens")
+    top = max(data["excess_high"].max(), data["excess"].max(), 1e-6)
     plot = panels(
         [f"N = {width}" for width in widths],
         3,
         x=log2_axis(data["batch_tokens"], BATCH_TITLE),
-        y={"title": "loss above the best batch, nats", "rangemode": "tozero"},
+        y={"title": "loss above the best batch, nats", "range": [-0.04 * top, 1.06 * top], "nticks": 7},
         height=340,
     )
     colour, symbol = sequential("tokens", budgets), symbols(budgets)
@@ -118,13 +119,15 @@ def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 hover=[
                     f"{label}, B = {grid_count(row.batch_tokens)}<br>loss {nats(row.tuned)} nats, "
                     f"above the best: {words(row, 'excess', nats)}"
-                    for row in part.itertuples()
+                    for row in rows(part)
                 ],
             )
     return Figure(figure_id, title, caption, data, plot)
 
 
-def _series(plot: go.Figure, panel: int, part: pd.DataFrame, label: str, group: str, colour: str, symbol: str) -> None:
+def _series(
+    plot: go.Figure, panel: int, part: pd.DataFrame, label: str, group: str, colour: str, symbol: str, shift: float
+) -> None:
     marks.measured(
         plot,
         panel,
@@ -132,15 +135,13 @@ def _series(plot: go.Figure, panel: int, part: pd.DataFrame, label: str, group: 
         "tokens",
         "batch",
         name=label,
-        group=f"{group} {label}",
+        group=group,
+        shift=shift,
         colour=colour,
         symbol=symbol,
         line=False,
         legend=len(part) > 0,
-        hover=[
-            f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'batch', compact)} tokens"
-            for row in part.itertuples()
-        ],
+        hover=[f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'batch', compact)} tokens" for row in rows(part)],
     )
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, ORANGE
 from analysis.figures.figure import Figure, schedule_of
-from analysis.figures.frames import levels
+from analysis.figures.frames import levels, rows
 from analysis.figures.panels import log2_axis, panels, place, within
 from analysis.notation import grid_count, plain
 from analysis.results import Analysis
@@ -56,8 +56,8 @@ def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
         what = "it needs two widths at the same T, B and η" if where is None else "the table has no rms_* columns"
         return Figure(figure_id, title, caption, data, None, f"Not drawn: {what}.")
     tokens, batch, lr = where
-    rows = table[(table["tokens"] == tokens) & (table["batch_tokens"] == batch) & (table["lr"] == lr)]
-    data = rows.melt(["width", "seed"], columns, var_name="column", value_name="rms").dropna(subset="rms")
+    runs = table[(table["tokens"] == tokens) & (table["batch_tokens"] == batch) & (table["lr"] == lr)]
+    data = runs.melt(["width", "seed"], columns, var_name="column", value_name="rms").dropna(subset="rms")
     data = data[data["rms"] > 0]  # a zero-initialised head has no logarithm
     data["when"] = np.where(data["column"].str.endswith("_init"), "init", "readout")
     data["site"] = data["column"].str.removeprefix("rms_").str.removesuffix("_init")
@@ -69,12 +69,14 @@ def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
         return Figure(
             figure_id, title, caption, data, None, "Not drawn: activation sizes were recorded at fewer than two widths."
         )
+    widths = levels(data, "width")
     plot = panels(
         list(SITES),
         len(SITES),
-        x=log2_axis(data["width"], "width N", ticks=4),
-        y=log2_axis(data["rms"], "RMS of activations", pad=0.8),
+        x=log2_axis(widths, "width N") | {"tickvals": widths, "ticktext": [str(width) for width in widths]},
+        y=log2_axis(data["rms"], "RMS of activations", pad=(0.3, 0.9)),
         height=270,
+        narrow=200,
     )
     for (site, when), part in data.groupby(["site", "when"]):
         _draw(plot, SITES.index(str(site)), part, str(when))
@@ -92,7 +94,7 @@ def _draw(plot: go.Figure, panel: int, part: pd.DataFrame, when: str) -> None:
         name=label,
         legendgroup=when,
         showlegend=panel == 0,
-        text=[f"N = {row.width}, seed {row.seed}<br>RMS {plain(row.rms)} {label}" for row in part.itertuples()],
+        text=[f"N = {row.width}, seed {row.seed}<br>RMS {plain(row.rms)} {label}" for row in rows(part)],
         hovertemplate="%{text}<extra></extra>",
         **place(panel),
     )
@@ -101,14 +103,14 @@ def _draw(plot: go.Figure, panel: int, part: pd.DataFrame, when: str) -> None:
     marks.curve(plot, panel, mean.index, mean, name=label, group=when, colour=colour, dash=dash)
     fitted = slope(mean.index.to_numpy(float), mean.to_numpy())
     plot.add_annotation(
-        text=f"N<sup>{_signed(fitted)}</sup>",
+        text=_signed(fitted),
         **within(panel),
         x=0.98,
-        y=0.98 if when == "readout" else 0.86,
+        y=0.99 if when == "readout" else 0.91,
         xanchor="right",
         yanchor="top",
         showarrow=False,
-        font={"color": colour, "size": 14},
+        font={"color": colour, "size": 13},
     )
 
 

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from analysis.figures.colours import MUTED, sequential, symbols
 from analysis.figures.figure import Figure, schedule_of
-from analysis.figures.frames import KEY, levels
+from analysis.figures.frames import KEY, levels, rows
 from analysis.figures.panels import log2_axis, panels, place
 from analysis.notation import estimate_text, grid_count, nats, plain
 from analysis.results import Analysis, Cell
@@ -154,7 +154,7 @@ def _draw(
         showlegend=False,
         **style,
     )
-    for row in part[part["kind"] == "optimum"].itertuples():
+    for row in rows(part[part["kind"] == "optimum"]):
         interior = row.state == "interior"
         ends = {"array": [row.lr_high - row.lr], "arrayminus": [row.lr - row.lr_low]} if interior else {}
         plot.add_scatter(
@@ -187,7 +187,7 @@ def _run_words(runs: pd.DataFrame, name: str) -> list[str]:
     return [
         f"{name}, η = {plain(row.lr)}, seed {row.seed}<br>"
         + (f"loss {nats(row.loss)} nats" if np.isfinite(row.loss) else "diverged")
-        for row in runs.itertuples()
+        for row in rows(runs)
     ]
 
 

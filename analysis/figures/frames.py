@@ -1,6 +1,6 @@
 """The analysis as tidy frames: one row per cell, best batch or law, estimates spread over four columns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -21,10 +21,10 @@ def spread(name: str, estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def numeric(rows: Iterable[dict[str, Any]], columns: Iterable[str]) -> pd.DataFrame:
-    """Rows as a frame with these columns even when there are none; absent numbers are NaN, never None."""
-    frame = pd.DataFrame(list(rows), columns=pd.Index(list(columns)))
-    measured = [c for c in frame if f"{c}_status" in frame or c.endswith(("_low", "_high"))]
+def numeric(records: Iterable[dict[str, Any]], columns: Iterable[str]) -> pd.DataFrame:
+    """Records as a frame with these columns even when there are none; absent numbers are NaN, never None."""
+    frame = pd.DataFrame(list(records), columns=pd.Index(list(columns)))
+    measured = [c for c in frame if f"{c}_status" in frame or str(c).endswith(("_low", "_high"))]
     return frame.astype(dict.fromkeys(measured, float))
 
 
@@ -36,7 +36,7 @@ def estimate_columns(*names: str) -> list[str]:
 def cells(analysis: Analysis) -> pd.DataFrame:
     """One row per cell: key, state, lr, loss and curvature with intervals, raw argmin, counts."""
     plain = ["state", "argmin_lr", "argmin_loss", "n_lrs", "n_seeds", "n_diverged"]
-    rows = (
+    records = (
         {name: getattr(cell, name) for name in KEY + plain}
         | spread("lr", cell.lr)
         | spread("loss", cell.loss)
@@ -44,7 +44,7 @@ def cells(analysis: Analysis) -> pd.DataFrame:
         for cell in analysis.cells
     )
     columns = KEY + plain + estimate_columns("lr", "loss", "curvature")
-    return numeric(rows, columns).sort_values(KEY, ignore_index=True)
+    return numeric(records, columns).sort_values(KEY, ignore_index=True)
 
 
 def levels(frame: pd.DataFrame, column: str) -> list[int]:
@@ -59,8 +59,13 @@ def known(frame: pd.DataFrame, name: str) -> list[float]:
     return frame[name].fillna(bounds).dropna().tolist()
 
 
+def rows(frame: pd.DataFrame) -> Iterator[Any]:
+    """`itertuples`, whose columns only the reader of the code knows: untyped."""
+    return iter(frame.itertuples())
+
+
 def words(row: Any, name: str, write: Writer = plain) -> str:
-    """An estimate of a row of `itertuples`, as text."""
+    """An estimate of a row, as text."""
     value, low, high = (
         None if pd.isna(number := getattr(row, column)) else float(number)
         for column in (name, f"{name}_low", f"{name}_high")

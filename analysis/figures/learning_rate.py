@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, ORANGE, sequential, symbols
 from analysis.figures.figure import BATCH_TITLE, CENSORED, LR_TITLE, SHIFTED, TOKENS_TITLE, Figure, schedule_of
-from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, spread, words
+from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, rows, spread, words
 from analysis.figures.panels import log2_axis, panels, place
 from analysis.forms import FORMS
 from analysis.laws import predict_lr
@@ -23,8 +23,8 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
     figure_id, title = "lr-against-tokens", f"Tuned learning rate against token budget ({schedule_of(table)})"
     caption = (
         "η*: minimum of a parabola in log<sub>2</sub> η through the points around the lowest loss of each (N, T, B); "
-        f"bars are 95 % intervals. {CENSORED} {SHIFTED} Dashed: η ∝ T<sup>±1/2</sup>. The early theory expects −1/2 where "
-        "B ≪ B<sub>crit</sub>, +1/2 where B ≫ B<sub>crit</sub>."
+        f"bars are 95 % intervals. {CENSORED} {SHIFTED} Dashed: η ∝ T<sup>±1/2</sup>. The early theory expects −1/2 "
+        "where B ≪ B<sub>crit</sub>, +1/2 where B ≫ B<sub>crit</sub>."
     )
     if data["tokens"].nunique() < 2:
         reason = "Not drawn: it needs at least two token budgets T, and the table has one."
@@ -58,7 +58,7 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 colour=colour[batch],
                 symbol=symbol[batch],
                 legend=panel == 0,
-                hover=[f"{label}, T = {grid_count(row.tokens)}<br>η* {words(row, 'lr')}" for row in part.itertuples()],
+                hover=[f"{label}, T = {grid_count(row.tokens)}<br>η* {words(row, 'lr')}" for row in rows(part)],
                 shift=shift,
             )
     return Figure(figure_id, title, caption, data, plot)
@@ -130,9 +130,7 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 symbol=symbol[tokens],
                 line=not curves,
                 legend=panel == 0,
-                hover=[
-                    f"{label}, B = {grid_count(row.batch_tokens)}<br>η* {words(row, 'lr')}" for row in part.itertuples()
-                ],
+                hover=[f"{label}, B = {grid_count(row.batch_tokens)}<br>η* {words(row, 'lr')}" for row in rows(part)],
             )
             _mark_crit(plot, panel, crits[crits["tokens"] == tokens], label, colour[tokens])
     return Figure(figure_id, title, caption, pd.concat([points, *curves, crits], ignore_index=True), plot)
@@ -159,7 +157,11 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
         reason = "Not drawn: no form of η*(B) could be fitted at any T, so η<sub>crit</sub> is not identified."
         return Figure(figure_id, title, caption, data, None, reason)
     plot = panels(
-        [""], 1, height=300, x=log2_axis(data["tokens"], TOKENS_TITLE), y=log2_axis(known(data, "lr"), "η<sub>crit</sub>")
+        [""],
+        1,
+        height=300,
+        x=log2_axis(data["tokens"], TOKENS_TITLE),
+        y=log2_axis(known(data, "lr"), "η<sub>crit</sub>"),
     )
     styles = {
         "surge": (BLUE, "circle", "surge: η<sub>crit</sub>"),
@@ -178,7 +180,7 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
             colour=colour,
             symbol=symbol,
             legend=len(part) > 0,
-            hover=[f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'lr')}" for row in part.itertuples()],
+            hover=[f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'lr')}" for row in rows(part)],
         )
     return Figure(figure_id, title, caption, data, plot)
 
@@ -197,7 +199,7 @@ def _crit_span(points: pd.DataFrame, crits: pd.DataFrame) -> list[float]:
 
 def _mark_crit(plot: go.Figure, panel: int, crits: pd.DataFrame, group: str, colour: str) -> None:
     """B_crit of one T near the lower edge: a ring with its interval, or a triangle that points at the truth."""
-    for row in crits.itertuples():
+    for row in rows(crits):
         shape = {"ok": "circle-open", "lower_bound": "triangle-right-open", "upper_bound": "triangle-left-open"}
         at = {"ok": row.batch_crit, "lower_bound": row.batch_crit_low, "upper_bound": row.batch_crit_high}
         if row.batch_crit_status not in at:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike
 
 from analysis.figures.colours import MUTED
 from analysis.figures.panels import place
@@ -84,8 +85,8 @@ def bars(frame: pd.DataFrame, y: str, colour: str) -> dict[str, Any]:
 def curve(
     plot: go.Figure,
     panel: int,
-    x: Sequence[float],
-    y: Sequence[float],
+    x: ArrayLike,
+    y: ArrayLike,
     *,
     name: str,
     group: str,
@@ -110,9 +111,9 @@ def curve(
 def band(
     plot: go.Figure,
     panel: int,
-    x: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
+    x: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
     *,
     group: str,
     colour: str,
@@ -123,7 +124,7 @@ def band(
     plot.add_scatter(x=x, y=high, fill="tonexty", fillcolor=f"{colour}26", **edge, **place(panel))
 
 
-def guide(plot: go.Figure, panel: int, x: Sequence[float], y: Sequence[float], *, name: str, legend: bool) -> None:
+def guide(plot: go.Figure, panel: int, x: ArrayLike, y: ArrayLike, *, name: str, legend: bool) -> None:
     """A thin dashed grey line: theory or reference, not data."""
     plot.add_scatter(
         x=x,

@@ -33,8 +33,8 @@ def panels(
 ) -> go.Figure:
     """An empty figure with one panel per title; `x` and `y` are axis properties (one y, or one for each panel).
 
-    With `shared_y` all panels have the same y axis, labelled in the first column only. Below `narrow` px of figure width
-    per column the page uses fewer columns.
+    With `shared_y` all panels have the same y axis, labelled in the first column only. Below `narrow` px of figure
+    width per column the page uses fewer columns.
     """
     n = len(titles)
     columns = min(columns, n)

@@ -5,7 +5,7 @@ import pandas as pd
 from analysis.figures import marks
 from analysis.figures.colours import sequential, symbols
 from analysis.figures.figure import SHIFTED, TOKENS_TITLE, Figure, schedule_of
-from analysis.figures.frames import KEY, estimate_columns, known, levels, numeric, spread, words
+from analysis.figures.frames import KEY, estimate_columns, known, levels, numeric, rows, spread, words
 from analysis.figures.panels import log2_axis, panels
 from analysis.notation import grid_count, plain
 from analysis.results import Analysis
@@ -19,7 +19,7 @@ _MEASURES = {
 
 def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """Three sensitivities against T, one curve per B; a row per measure, a column per width (methods 1d, figure 6)."""
-    rows = (
+    found = (
         dict(zip(KEY, (cell.width, cell.tokens, cell.batch_tokens), strict=True))
         | {"measure": name}
         | spread("sensitivity", value)
@@ -27,14 +27,14 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
         for name, value in ({"curvature": cell.curvature} | cell.sensitivity).items()
         if name in _MEASURES
     )
-    data = numeric(rows, [*KEY, "measure", *estimate_columns("sensitivity")])
+    data = numeric(found, [*KEY, "measure", *estimate_columns("sensitivity")])
     figure_id, title = "sensitivity", f"Sensitivity to the learning rate against token budget ({schedule_of(table)})"
     caption = (
         "S<sub>c</sub>: curvature of the parabola in log<sub>2</sub> η (loss − loss* = S<sub>c</sub> × octaves²). "
         "S<sub>w</sub>(1): mean loss above the optimum over η*/2 … 2η*, a window that moves with η*. S<sub>W</sub>: "
         "mean over the whole learning-rate sweep of min(loss, loss at initialisation) − loss* (Wortsman et al. "
         "2023), diverged runs counted at the loss of initialisation. Bars are 95 % intervals; open triangles are "
-        "bounds."
+        f"bounds. {SHIFTED}"
     )
     drawn = [name for name in _MEASURES if known(data[data["measure"] == name], "sensitivity")]
     if data["tokens"].nunique() < 2 or not drawn:
@@ -71,7 +71,7 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 legend=panel == 0,
                 hover=[
                     f"{label}, T = {grid_count(row.tokens)}<br>{name_of(name)} {words(row, 'sensitivity', plain)}"
-                    for row in part.itertuples()
+                    for row in rows(part)
                 ],
                 shift=shift,
             )

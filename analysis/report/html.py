@@ -1,7 +1,9 @@
 """Small pieces of HTML. Strings from outside (study names, warnings) are escaped before they come here."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
+from html import escape
 
 import pandas as pd
 
@@ -35,6 +37,12 @@ def bullets(items: Iterable[str], kind: str = "") -> str:
 def facts(pairs: Iterable[tuple[str, str]], kind: str = "facts") -> str:
     """A list of terms and what is said about them."""
     return f'<dl class="{kind}">' + "".join(f"<dt>{term}</dt><dd>{text}</dd>" for term, text in pairs) + "</dl>"
+
+
+def prose(text: str) -> str:
+    """A plain sentence as HTML: escaped, `2^18` and `B_crit` set as superscript and subscript."""
+    text = re.sub(r"\^(-?[\d.]*\d)", r"<sup>\1</sup>", escape(text))
+    return re.sub(r"\b(B|eta|lr)_(crit|best|inf)\b", r"\1<sub>\2</sub>", text)
 
 
 def script_json(value: object) -> str:

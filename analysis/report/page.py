@@ -64,11 +64,13 @@ def figure_html(number: int, figure: Figure) -> str:
         drawing, attribute = f'<p class="undrawn">{figure.reason}</p>', ""
     else:
         label = escape(re.sub("<[^>]*>", "", f"{figure.title}. {figure.caption}"), quote=True)
+        spec = _packed(str(to_json(figure.plot)))
         drawing = (
             '<div class="legend" role="group" aria-label="Legend"></div>'
-            f'<div class="plot" role="img" aria-label="{label}"></div><script type="text/plain">{_packed(to_json(figure.plot))}</script>'
+            f'<div class="plot" role="img" aria-label="{label}"></div><script type="text/plain">{spec}</script>'
         )
-        attribute = " data-drawn" + (' class="tall"' if figure.plot.layout.height > _TALL else "")
+        kinds = {"tall": figure.plot.layout.height > _TALL, "single": "xaxis2" not in figure.plot.layout}
+        attribute = f' data-drawn class="{" ".join(kind for kind, holds in kinds.items() if holds)}"'
     return (
         f'<figure id="{figure.id}"{attribute}><h3>{number}. {figure.title}</h3>{drawing}'
         f"<figcaption>{figure.caption} {source}</figcaption>{details}</figure>"

@@ -8,7 +8,7 @@ from html import escape
 
 from analysis.definitions import DEFINITIONS, definition_name, form_name, quantity_name
 from analysis.notation import Writer, compact, estimate_text, grid_count, nats, plain
-from analysis.report.html import bullets, html_table
+from analysis.report.html import bullets, html_table, prose
 from analysis.results import Analysis, BestBatch, Estimate, Growth, LrLawVerdict
 
 
@@ -20,7 +20,7 @@ def summary(analysis: Analysis) -> str:
             "<p>The learning rate lr is the peak rate at base width, B is in tokens per step, T is the number of "
             "training tokens. Brackets are 95 % intervals; ≥ and ≤ are bounds: the grid does not contain the value "
             "itself.</p>",
-            bullets(_recommendations(analysis), "plain") or "",
+            bullets(_recommendations(analysis), "plain"),
             _critical_batch(analysis),
             "<h3>How they grow with T</h3>",
             bullets(growth_sentence(growth) for growth in analysis.growth)
@@ -43,14 +43,22 @@ def _recommendations(analysis: Analysis) -> list[str]:
     for tokens in sorted({cell.tokens for cell in analysis.cells} | set(by_tokens)):
         bests = by_tokens[tokens]
         pooled = [best for best in bests if best.width is None]
-        use = "; ".join(_use(best) for best in (pooled or bests)) or "no best batch could be found"
         open_points = _not_identified(analysis, tokens, pooled or bests)
         rest = f"not identified: {'; '.join(open_points)}" if open_points else "nothing is left open"
         items.append(
-            f"<strong>At T = {grid_count(tokens)}</strong> ({compact(tokens)} tokens), use {use}. "
+            f"<strong>At T = {grid_count(tokens)}</strong> ({compact(tokens)} tokens), {_advice(pooled or bests)} "
             f'<span class="{"open" if open_points else "quiet"}">{rest[0].upper()}{rest[1:]}.</span>'
         )
     return items
+
+
+def _advice(bests: list[BestBatch]) -> str:
+    """`use lr = ..., B = ...`: one sentence for one answer, a list where every width has its own."""
+    if not bests:
+        return "no learning rate and batch can be advised: the best batch is not identified."
+    if len(bests) == 1:
+        return f"use {_use(bests[0])}."
+    return "use" + bullets(_use(best) for best in bests)
 
 
 def _use(best: BestBatch) -> str:
@@ -135,7 +143,7 @@ def growth_sentence(growth: Growth) -> str:
 
 def _verdicts(verdicts: tuple[LrLawVerdict, ...]) -> list[str]:
     """The verdict over all T with its reason, then budgets with the same verdict together."""
-    items = [f"Over all T: {_verdict(v)}. {escape(v.explanation)}" for v in verdicts if v.tokens is None]
+    items = [f"Over all T: {_verdict(v)} ({prose(v.explanation)})." for v in verdicts if v.tokens is None]
     together: dict[str, list[str]] = defaultdict(list)
     for verdict in verdicts:
         if verdict.tokens is not None:
@@ -152,4 +160,4 @@ def _verdict(verdict: LrLawVerdict) -> str:
 def _warnings(warnings: tuple[str, ...]) -> str:
     if not warnings:
         return ""
-    return "<aside><h3>What this grid cannot tell</h3>" + bullets(escape(text) for text in warnings) + "</aside>"
+    return "<aside><h3>What this grid cannot tell</h3>" + bullets(map(prose, warnings)) + "</aside>"

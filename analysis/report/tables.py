@@ -84,7 +84,7 @@ def _counts(table: pd.DataFrame, analysis: Analysis) -> str:
         other = len(part) - sum(int(status.get(name, 0)) for name in COUNTED)
         states = Counter(cell.state for cell in analysis.cells if (cell.width, cell.tokens) == (width, tokens))
         rows.append(
-            [str(width), grid_count(float(tokens))]
+            [str(width), grid_count(float(str(tokens)))]
             + [str(int(status.get(name, 0))) for name in COUNTED]
             + [str(other)]
             + [str(states[state]) for state in STATES]
@@ -102,18 +102,35 @@ def _laws(laws: tuple[LrLaw, ...]) -> str:
         [
             "all" if law.tokens is None else grid_count(law.tokens),
             form_name(law.form),
-            "<br>".join(f"{name.replace('_', ' ')}: {estimate_text(value)}" for name, value in law.parameters.items()),
+            "" if law.weight is None else f"{law.weight:.2f}",
+            "" if law.aicc is None else f"{law.aicc:.1f}",
+            "" if law.aicc is None or (low := best[law.tokens]) is None else f"{law.aicc - low:.1f}",
             f"{law.rms_octaves:.3f}",
             f"{law.chi2:.1f}",
             f"{law.n_points}, {law.n_parameters}",
-            "" if law.aicc is None else plain(law.aicc),
-            "" if law.aicc is None or (low := best[law.tokens]) is None else f"{law.aicc - low:.1f}",
-            "" if law.weight is None else f"{law.weight:.2f}",
+            f'<span class="long">{_parameters(law)}</span>',
         ]
         for law in sorted(laws, key=lambda law: (law.tokens or 0, law.aicc is None, law.aicc))
     ]
-    head = ["T", "form", "parameters", "rms, octaves", "χ²", "points, parameters", "AICc", "above the best", "weight"]
+    head = [
+        "T",
+        "form",
+        "weight",
+        "AICc",
+        "above best",
+        "rms, octaves",
+        "χ²",
+        "points, parameters",
+        "parameters [95 %]",
+    ]
     return html_table(head, rows, "Forms by AICc")
+
+
+def _parameters(law: LrLaw) -> str:
+    texts = {
+        name: estimate_text(value, compact if name == "batch_crit" else plain) for name, value in law.parameters.items()
+    }
+    return "; ".join(f'{name.replace("_", " ")} <span class="num">{text}</span>' for name, text in texts.items())
 
 
 def _growth(analysis: Analysis) -> str:

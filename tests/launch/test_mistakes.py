@@ -1,4 +1,4 @@
-"""Every kind of mistake in a study is refused with one line that names the field and a remedy, before anything starts."""
+"""Every mistake in a study is refused with one line that names the field and a remedy, before anything starts."""
 
 from pathlib import Path
 
@@ -154,6 +154,11 @@ CHANGES = {
     ),
     "unknown axis": ({"axes": {"width": [64]}}, "axes.width: unknown field", "did you mean model.width?"),
     "group as an axis": ({"axes": {"model": [64]}}, "axes.model: model is a group", "such as model.width"),
+    "corpus as an axis": (
+        {"axes": {"data.path": ["a", "b"]}},
+        "axes.data.path: a study has one corpus",
+        "set base.data",
+    ),
     "bad value on an axis": ({"axes": {"lr": [0.1, -0.1]}}, "axes: lr = -0.1", "expected a number > 0"),
     "text on a numeric axis": ({"axes": {"lr": ["fast"]}}, "axes: lr: 'fast' is not a number", "expected a number > 0"),
     "duplicate value": ({"axes": {"lr": ["2^-7", 0.0078125]}}, "axes.lr: lr = 0.0078125 is given twice", "remove one"),

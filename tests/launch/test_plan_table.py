@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from configs.identity import run_id
 from configs.plan import Hardware, plan
 from configs.schema import StudyConfig
 from launch.plan_table import duration, estimate_seconds, measured_flops_per_s, print_plan
@@ -18,7 +19,7 @@ def planned(**axes: object) -> PlannedStudy:
 
 def printed(study: PlannedStudy, show_all: bool = False) -> str:
     console = Console(file=io.StringIO(), width=150)
-    print_plan(study, console, workers=2, show_all=show_all)
+    print_plan(console, study, study.runs, workers=2, show_all=show_all)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -29,6 +30,7 @@ def test_what_is_printed():
     assert "study demo" in lines[0]
     assert sum("2^16 2^17" in line for line in lines) == 3
     assert any("2^-7.5" in line and "16 x 1 x 1" in line for line in lines)
+    assert all(run_id(run) in text for run in planned(budget_tokens="2^16..2^17", lr="2^-8..2^-7 by 2^0.5").runs)
     assert "1 width x 2 budgets x 1 batch size x 3 learning rates x 1 seed: 2 cells (N, T, B) from 3 runs" in text
     assert "3.932e+05 tokens (5.898e+05 if every budget were a run of its own)" in text
     assert "rough" in text

@@ -114,9 +114,9 @@ def test_a_half_written_checkpoint_is_not_used(run, tmp_path):
 def test_divergence_ends_the_run_with_a_record(run, tmp_path):
     status = run(tmp_path / "run", "lr=2^8", "optimizer.clip_norm=0", "explode_ratio=1.5")
     assert status.state == "diverged"
-    assert "limit" in status.message
+    assert "above" in status.message or "not finite" in status.message
     assert 0 < status.tokens < 4096
-    assert [readout.tokens for readout in status.readouts][0] == 0
+    assert status.readouts[0].tokens == 0
     assert read_status(tmp_path / "run") == status
     assert not (tmp_path / "run" / "checkpoints").exists()
 

@@ -1,0 +1,98 @@
+"""A study killed again and again ends in the run table of a study that was left alone."""
+
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.table import build_table
+from configs.rundir import read_metrics, read_status
+from tests.processes import bcrit, kill_everything, start_bcrit
+
+STUDY = """
+name: small
+base:
+  model: {width: 32, base_width: 32, depth: 1, head_dim: 16, seq_len: 64}
+  data: {valid_tokens: 2048}
+  schedule: {warmup_tokens: 2^10}
+  engine: {zero_stage: 0}
+  log: {wandb: disabled}
+  checkpoint: {every_seconds: 0.5, keep_final: false}
+axes:
+  budget_tokens: 2^15..2^17
+  batch_tokens: [2^8, 2^9]
+  lr: [2^-8, 2^-6, 2^-4]
+"""
+KILLS = 20
+# How long a run took, and on what, may differ; nothing else may.
+INCIDENTAL = ["tokens_per_s", "seconds", "startup_seconds", "peak_memory_bytes"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_dir) -> Path:
+    """The study, run once from beginning to end."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    (root / "small.yaml").write_text(STUDY)
+    done = bcrit("run", root / "small.yaml", "--out", root / "small", "--data-dir", data_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root / "small"
+
+
+def science(study_dir: Path) -> pd.DataFrame:
+    return build_table(study_dir).drop(columns=INCIDENTAL)
+
+
+def progress(study_dir: Path) -> tuple[int, int]:
+    """Runs that have ended, and attempts so far."""
+    statuses = [read_status(run_dir) for run_dir in (study_dir / "runs").glob("*")]
+    return sum(status.state == "finished" for status in statuses), sum(status.attempt for status in statuses)
+
+
+def test_twenty_kills_leave_no_trace(undisturbed, tmp_path, data_dir):
+    study, out = tmp_path / "small.yaml", tmp_path / "small"
+    study.write_text(STUDY)
+    chance = random.Random(20)
+    resumed = cut = 0
+    for _ in range(KILLS):
+        before = progress(out)
+        process = start_bcrit("run", study, "--out", out, "--data-dir", data_dir)
+        time.sleep(chance.uniform(1, 14))
+        cut += process.poll() is None
+        kill_everything(process)
+        resumed += progress(out)[1] > before[1]
+    assert cut == KILLS, "the study ended before it was killed often enough: make it longer"
+    assert resumed > KILLS / 4, "most kills came before any training: wait longer"
+    done = bcrit("run", study, "--out", out, "--data-dir", data_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pd.testing.assert_frame_equal(science(out), science(undisturbed), check_exact=True)
+    for run_dir in (out / "runs").glob("*"):
+        tokens = [(row["kind"], row["tokens"]) for row in read_metrics(run_dir)]
+        assert len(tokens) == len(set(tokens))
+    assert max(read_status(run_dir).attempt for run_dir in (out / "runs").glob("*")) > 1
+
+
+def test_a_finished_study_has_nothing_to_do(undisturbed, data_dir):
+    files = {path: path.stat().st_mtime_ns for path in undisturbed.glob("runs/*/*") if path.is_file()}
+    done = bcrit("run", undisturbed.parent / "small.yaml", "--out", undisturbed, "--data-dir", data_dir)
+    assert done.returncode == 0
+    assert "Nothing to do: all 6 runs" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+
+
+def test_ctrl_c_leaves_a_study_that_goes_on(undisturbed, tmp_path, data_dir):
+    study, out = tmp_path / "small.yaml", tmp_path / "small"
+    study.write_text(STUDY)
+    process = start_bcrit("run", study, "--out", out, "--data-dir", data_dir)
+    deadline = time.monotonic() + 60
+    while not any(read_status(run_dir).tokens for run_dir in (out / "runs").glob("*")):
+        assert time.monotonic() < deadline, "no run started"
+        time.sleep(0.2)
+    process.send_signal(2)
+    assert process.wait(timeout=60) == 130
+    states = {read_status(run_dir).state for run_dir in (out / "runs").glob("*")}
+    assert "preempted" in states
+    assert "running" not in states
+    assert not subprocess.run(["pgrep", "-f", str(out)], capture_output=True).stdout, "a worker outlived the command"
