@@ -3,6 +3,7 @@
 from html import escape
 
 from analysis.notation import grid_count
+from analysis.results import Analysis
 
 FORMS = {
     "power": "power law",
@@ -17,6 +18,11 @@ DEFINITIONS = {
         "the batch at which η*(B) stops rising as √B and peaks: B<sub>crit</sub> in "
         "η* = η<sub>crit</sub> / [½(√(B<sub>crit</sub>/B) + √(B/B<sub>crit</sub>))], fitted at each T "
         "(Time Transfer, arXiv:2410.05838; Surge, arXiv:2405.14578)",
+    ),
+    "time_transfer_surge_all_budgets": (
+        "B<sub>crit</sub>, surge form, all T",
+        "the same, from one fit of the surge form to all T and N together with power laws in T and N for "
+        "B<sub>crit</sub> and η<sub>crit</sub>, read at each T: it borrows strength across T",
     ),
     "sqrt_saturation": (
         "B<sub>crit</sub>, √ saturation",
@@ -41,6 +47,12 @@ def definition_name(definition: str) -> str:
     return DEFINITIONS.get(definition, (f"B<sub>crit</sub>, {escape(definition.replace('_', ' '))}", ""))[0]
 
 
+def definitions_of(analysis: Analysis) -> list[str]:
+    """The definitions of B_crit that an analysis has, in the order of `DEFINITIONS`, unknown ones last."""
+    found = list(dict.fromkeys(crit.definition for crit in analysis.critical_batch))
+    return [name for name in DEFINITIONS if name in found] + [name for name in found if name not in DEFINITIONS]
+
+
 def form_name(form: str) -> str:
     """Name of a form of eta*(B)."""
     return FORMS.get(form, form)
@@ -52,6 +64,11 @@ def quantity_name(quantity: str) -> str:
     match kind:
         case "batch_crit":
             return definition_name(detail)
+        case "batch_crit_per_budget":
+            return f"{definition_name(detail)}, T by T"
+        case "sensitivity":
+            symbols = {"wortsman": "S<sub>W</sub>", "window1": "S<sub>w</sub>(1)", "window2": "S<sub>w</sub>(2)"}
+            return f"sensitivity {symbols.get(detail, escape(detail))}"
         case "lr_at_batch":
             return f"η* at fixed B = {grid_count(float(detail))}"
         case _:

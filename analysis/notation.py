@@ -26,6 +26,11 @@ def plain(value: float) -> str:
     return text.replace("-", _MINUS)
 
 
+def hundredths(value: float) -> str:
+    """An exponent: two decimals."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", _MINUS)
+
+
 def nats(value: float) -> str:
     """A loss in nats: four decimals, because differences near the best batch are a few thousandths."""
     return f"{value:.4f}".replace("-", _MINUS)

@@ -68,10 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--tokenizer", default="bytes", help="bytes (default), a tokenizer.json, or a transformers name"
     )
+    command.add_argument("--eod", help="end-of-document token (default: the tokenizer's own)")
     command.add_argument("--text-field", default="text", help="field that holds the text (default: text)")
+    command.add_argument(
+        "--text-unit", choices=("file", "paragraph", "line"), default="file", help="document of a .txt"
+    )
+    command.add_argument("--subset", help="configuration of the dataset, e.g. en")
     command.add_argument("--split", default="train", help="split of the dataset (default: train)")
-    command.add_argument("--valid-fraction", type=float, default=0.01, help="documents held out (default: 0.01)")
+    command.add_argument("--valid", help="where held-out documents come from: another split, or another path")
+    command.add_argument("--valid-fraction", type=float, default=0.05, help="else held out by hash (default: 0.05)")
     command.add_argument("--limit-documents", type=_positive, help="stop after so many documents")
+    command = data.add_parser("verify", help="Check every byte of a packed corpus against its checksums.")
+    command.set_defaults(command=_verify)
+    command.add_argument("directory", type=Path, help="directory of the packed corpus")
 
     command = add("reference", _reference, "Print the reference of all config fields as Markdown.")
     return parser
@@ -134,7 +143,6 @@ def _table(arguments: argparse.Namespace, console: Console) -> int:
 def _analyse(arguments: argparse.Namespace, console: Console) -> int:
 
     from analysis.analyse import analyse, to_json
-
     from configs.rundir import write_json
 
     table, _ = _write_table(arguments.study)
@@ -148,7 +156,6 @@ def _analyse(arguments: argparse.Namespace, console: Console) -> int:
 
 def _report(arguments: argparse.Namespace, console: Console) -> int:
     from analysis.analyse import analyse
-
     from analysis.report import write_report
 
     table, _ = _write_table(arguments.study)
@@ -172,13 +179,25 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> int:
         arguments.source,
         arguments.out,
         tokenizer=arguments.tokenizer,
+        eod=arguments.eod,
         text_field=arguments.text_field,
+        text_unit=arguments.text_unit,
+        subset=arguments.subset,
         split=arguments.split,
+        valid=arguments.valid,
         valid_fraction=arguments.valid_fraction,
         limit_documents=arguments.limit_documents,
     )
     tokens = f"{manifest.train.tokens:,} training and {manifest.valid.tokens:,} validation tokens"
     console.print(f"wrote {manifest.directory}: {tokens}, fingerprint {manifest.fingerprint}")
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, console: Console) -> int:
+    from configs.manifest import read_manifest
+
+    manifest = read_manifest(arguments.directory, checksums=True)
+    console.print(f"{arguments.directory} is intact: fingerprint {manifest.fingerprint}")
     return 0
 
 

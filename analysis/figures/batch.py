@@ -4,16 +4,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis.definitions import DEFINITIONS, definition_name
+from analysis.definitions import definition_name, definitions_of
 from analysis.figures import marks
-from analysis.figures.colours import BLUE, GREEN, INK, ORANGE, PINK, sequential, symbols
+from analysis.figures.colours import BLUE, GREEN, INK, ORANGE, PINK, PURPLE, sequential, symbols
 from analysis.figures.figure import BATCH_TITLE, TOKENS_TITLE, Figure, schedule_of
 from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, rows, spread, words
 from analysis.figures.panels import log2_axis, panels
 from analysis.notation import compact, grid_count, nats
 from analysis.results import Analysis, Growth
 
-COLOURS = (BLUE, ORANGE, GREEN, PINK)
+COLOURS = (BLUE, PURPLE, ORANGE, GREEN, PINK)
 _BAND_POINTS = 60
 
 
@@ -46,12 +46,11 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     plot = panels(
         ["B<sub>crit</sub>(T), by definition", "B*(T), lowest loss at tuned η"],
         2,
-        x=log2_axis(data["tokens"], TOKENS_TITLE),
-        y=log2_axis(span, BATCH_TITLE, pad=(0.6, 0.6)),
+        x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
+        y=log2_axis(span, BATCH_TITLE, finest=1, pad=(0.6, 0.6)),
         height=360,
     )
-    drawn_order = [*DEFINITIONS, *data["series"]]
-    definitions = sorted(set(data.loc[data["kind"] == "batch_crit", "series"]), key=drawn_order.index)
+    definitions = definitions_of(analysis)
     colour = dict(zip(definitions, COLOURS * len(definitions), strict=False)) | {"batch_best": INK}
     for fit in fits:
         series = fit["series"].iloc[0]
@@ -96,7 +95,7 @@ def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     plot = panels(
         [f"N = {width}" for width in widths],
         3,
-        x=log2_axis(data["batch_tokens"], BATCH_TITLE),
+        x=log2_axis(data["batch_tokens"], BATCH_TITLE, finest=1),
         y={"title": "loss above the best batch, nats", "range": [-0.04 * top, 1.06 * top], "nticks": 7},
         height=340,
     )

@@ -1,8 +1,8 @@
 """Colours that mean something: cool for token budgets, warm for batches, ink for widths.
 
 Every colour is written as its light-page hex; `DARK` says what it becomes on a dark page. The sequential scales change
-lightness monotonically, so order survives colour blindness and grey print; the four categorical colours are
-Okabe and Ito's.
+lightness monotonically, so order survives colour blindness and grey print; the categorical colours are
+Okabe and Ito's and a purple.
 """
 
 from collections.abc import Hashable, Iterable
@@ -28,7 +28,7 @@ INK = "#1f2328"
 MUTED = "#6b7079"
 GRID = "#e7e8eb"
 PAPER = "#fdfdfc"
-BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+BLUE, ORANGE, GREEN, PINK, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6a3d9a"
 _FIXED = {
     INK: "#e8e9ec",
     MUTED: "#9aa0aa",
@@ -38,6 +38,7 @@ _FIXED = {
     ORANGE: "#f0883e",
     GREEN: "#2fc79a",
     PINK: "#e39ac4",
+    PURPLE: "#b79af0",
 }
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")

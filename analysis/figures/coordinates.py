@@ -115,7 +115,7 @@ def _draw(plot: go.Figure, panel: int, part: pd.DataFrame, when: str) -> None:
 
 
 def _signed(fitted: Slope) -> str:
-    text = f"{fitted.exponent:+.2f}" + (f" ± {fitted.error:.2f}" if fitted.error is not None else "")
+    text = f"{round(fitted.exponent, 2) + 0.0:+.2f}" + (f" ± {fitted.error:.2f}" if fitted.error is not None else "")
     return text.replace("-", "\N{MINUS SIGN}")
 
 

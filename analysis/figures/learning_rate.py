@@ -33,7 +33,7 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
     plot = panels(
         [f"N = {width}" for width in widths],
         3,
-        x=log2_axis(data["tokens"], TOKENS_TITLE),
+        x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
         y=log2_axis(known(data, "lr"), LR_TITLE),
         height=340,
     )
@@ -96,7 +96,7 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     plot = panels(
         [f"N = {width}" for width in widths],
         3,
-        x=log2_axis(_crit_span(points, crits), BATCH_TITLE),
+        x=log2_axis(_crit_span(points, crits), BATCH_TITLE, finest=1),
         y=y_axis,
         height=360,
     )
@@ -160,7 +160,7 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
         [""],
         1,
         height=300,
-        x=log2_axis(data["tokens"], TOKENS_TITLE),
+        x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
         y=log2_axis(known(data, "lr"), "η<sub>crit</sub>"),
     )
     styles = {

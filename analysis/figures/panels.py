@@ -64,15 +64,15 @@ def within(panel: int) -> dict[str, str]:
 
 
 def log2_axis(
-    values: Iterable[float], title: str, *, ticks: int = 6, pad: tuple[float, float] = (0.3, 0.3)
+    values: Iterable[float], title: str, *, ticks: int = 6, pad: tuple[float, float] = (0.3, 0.3), finest: float = 0.25
 ) -> dict[str, Any]:
     """A log axis over positive values, at most `ticks` ticks at powers of two; `pad` below and above, in octaves.
 
-    Where the axis spans few octaves the ticks are half or quarter octaves.
+    Where the axis spans few octaves the ticks are half or quarter octaves, unless `finest` forbids it.
     """
     octaves = [log2(v) for v in values if v > 0] or [0.0]
     low, high = min(octaves) - pad[0], max(octaves) + pad[1]
-    step = next(s for s in _TICK_STEPS if floor(high / s) - ceil(low / s) < ticks)
+    step = next(s for s in _TICK_STEPS if s >= finest and floor(high / s) - ceil(low / s) < ticks)
     shown = [k * step for k in range(ceil(low / step), floor(high / step) + 1)]
     return {
         "type": "log",

@@ -48,7 +48,7 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
     plot = panels(
         [f"{name_of(name)}, N = {width}" for name, width in cells],
         len(widths),
-        x=log2_axis(data["tokens"], TOKENS_TITLE),
+        x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
         y=[y_axes[name] for name, _ in cells],
         height=220,
         shared_y=False,

@@ -1,12 +1,14 @@
 """The local report: one self-contained page, every number as JSON, and what each figure was drawn from as CSV."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import figures
+from analysis.analyse import to_json
+from analysis.check import check_table
 from analysis.report.page import render
-from analysis.report.provenance import COUNTED
 from analysis.results import Analysis
 from configs.rundir import write_atomic
 
@@ -14,13 +16,14 @@ from configs.rundir import write_atomic
 def write_report(table: pd.DataFrame, analysis: Analysis, out_dir: Path) -> Path:
     """Write `out_dir`/index.html, laws.json and data/<figure>.csv, each atomically, the page last; return the page.
 
-    `table` is the run table with all its rows; only finished and diverged runs are drawn, the others are counted.
+    `table` is the run table that was analysed, with all its rows: what the analysis left out is not drawn but counted.
+    Raises ConfigError if the table cannot be analysed.
     """
-    drawn = figures.draw(table[table["status"].isin(COUNTED)], analysis)
+    drawn = figures.draw(check_table(table).table, analysis)
     (out_dir / "data").mkdir(parents=True, exist_ok=True)
     for figure in drawn:
         write_atomic(out_dir / "data" / f"{figure.id}.csv", figure.data.to_csv(index=False))
-    write_atomic(out_dir / "laws.json", to_json(analysis))
+    write_atomic(out_dir / "laws.json", json.dumps(to_json(analysis), indent=1, allow_nan=False))
     page = out_dir / "index.html"
     write_atomic(page, render(table, analysis, drawn))
     return page

@@ -7,6 +7,8 @@ from html import escape
 
 import pandas as pd
 
+from analysis.notation import grid_count
+
 MOST_ROWS = 300  # of a table on the page; the CSV has all
 
 
@@ -40,8 +42,9 @@ def facts(pairs: Iterable[tuple[str, str]], kind: str = "facts") -> str:
 
 
 def prose(text: str) -> str:
-    """A plain sentence as HTML: escaped, `2^18` and `B_crit` set as superscript and subscript."""
+    """A plain sentence as HTML: escaped, with `2^18` raised, `B_crit` lowered and `T=262144` written as a power."""
     text = re.sub(r"\^(-?[\d.]*\d)", r"<sup>\1</sup>", escape(text))
+    text = re.sub(r"\b([TB])=(\d+)", lambda m: f"{m[1]} = {grid_count(int(m[2]))}", text)
     return re.sub(r"\b(B|eta|lr)_(crit|best|inf)\b", r"\1<sub>\2</sub>", text)
 
 

@@ -5,11 +5,10 @@ from html import escape
 
 import pandas as pd
 
+from analysis.check import ANALYSED
 from analysis.notation import compact, grid_count, plain
 from analysis.report.html import facts
 from analysis.results import Analysis
-
-COUNTED = ("finished", "diverged")
 
 
 def provenance(table: pd.DataFrame, analysis: Analysis) -> str:
@@ -52,9 +51,9 @@ def one_row_a_run(table: pd.DataFrame) -> pd.DataFrame:
 def run_counts(runs: pd.DataFrame) -> str:
     """`96 finished, 4 diverged, 2 running (not analysed)`."""
     counts = runs["status"].value_counts()
-    known = [f"{counts.get(status, 0)} {status}" for status in COUNTED]
+    known = [f"{counts.get(status, 0)} {status}" for status in ANALYSED]
     others = [
-        f"{count} {escape(str(status))} (not analysed)" for status, count in counts.items() if status not in COUNTED
+        f"{count} {escape(str(status))} (not analysed)" for status, count in counts.items() if status not in ANALYSED
     ]
     return ", ".join(known + others)
 
@@ -85,4 +84,4 @@ def _short(value: object) -> str:
         return ", ".join(f"{key}: {_short(entry)}" for key, entry in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(_short(entry) for entry in value)
-    return str(value)
+    return plain(value) if isinstance(value, float) else str(value)

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pandas as pd
 
+from analysis.check import ANALYSED
 from analysis.definitions import form_name, quantity_name
-from analysis.notation import compact, estimate_text, grid_count, nats, plain
+from analysis.notation import compact, estimate_text, grid_count, hundredths, nats, plain
 from analysis.report.html import facts, html_table
-from analysis.report.provenance import COUNTED
 from analysis.results import Analysis, Cell, LrLaw
 
 STATES = {
@@ -81,15 +81,15 @@ def _counts(table: pd.DataFrame, analysis: Analysis) -> str:
     rows = []
     for (width, tokens), part in table.groupby(["width", "tokens"]):
         status = part["status"].value_counts()
-        other = len(part) - sum(int(status.get(name, 0)) for name in COUNTED)
+        other = len(part) - sum(int(status.get(name, 0)) for name in ANALYSED)
         states = Counter(cell.state for cell in analysis.cells if (cell.width, cell.tokens) == (width, tokens))
         rows.append(
             [str(width), grid_count(float(str(tokens)))]
-            + [str(int(status.get(name, 0))) for name in COUNTED]
+            + [str(int(status.get(name, 0))) for name in ANALYSED]
             + [str(other)]
             + [str(states[state]) for state in STATES]
         )
-    head = ["N", "T", *COUNTED, "other, not analysed", *(f"cells: {label}" for label in STATES.values())]
+    head = ["N", "T", *ANALYSED, "other, not analysed", *(f"cells: {label}" for label in STATES.values())]
     return html_table(head, rows, "Runs and cells by width and budget")
 
 
@@ -137,9 +137,9 @@ def _growth(analysis: Analysis) -> str:
     rows = [
         [
             quantity_name(growth.quantity),
-            estimate_text(growth.exponent),
-            estimate_text(growth.exponent_width) if growth.exponent_width else "",
-            estimate_text(growth.coefficient),
+            estimate_text(growth.exponent, hundredths),
+            estimate_text(growth.exponent_width, hundredths) if growth.exponent_width else "",
+            estimate_text(growth.coefficient, hundredths),
             compact(growth.reference_tokens),
             str(growth.n_points),
         ]

@@ -22,9 +22,9 @@ base:
   log: {wandb: disabled}
   checkpoint: {every_seconds: 0.5, keep_final: false}
 axes:
-  budget_tokens: 2^15..2^17
+  budget_tokens: 2^16..2^18
   batch_tokens: [2^8, 2^9]
-  lr: [2^-8, 2^-6, 2^-4]
+  lr: [2^-8, 2^-7, 2^-6, 2^-4]
 """
 KILLS = 20
 # How long a run took, and on what, may differ; nothing else may.
@@ -54,12 +54,13 @@ def progress(study_dir: Path) -> tuple[int, int]:
 def test_twenty_kills_leave_no_trace(undisturbed, tmp_path, data_dir):
     study, out = tmp_path / "small.yaml", tmp_path / "small"
     study.write_text(STUDY)
+    start_up = max(read_status(run_dir).startup_seconds for run_dir in (undisturbed / "runs").glob("*"))
     chance = random.Random(20)
     resumed = cut = 0
     for _ in range(KILLS):
         before = progress(out)
         process = start_bcrit("run", study, "--out", out, "--data-dir", data_dir)
-        time.sleep(chance.uniform(1, 14))
+        time.sleep(start_up * chance.uniform(0.2, 1.8))
         cut += process.poll() is None
         kill_everything(process)
         resumed += progress(out)[1] > before[1]
@@ -78,7 +79,7 @@ def test_a_finished_study_has_nothing_to_do(undisturbed, data_dir):
     files = {path: path.stat().st_mtime_ns for path in undisturbed.glob("runs/*/*") if path.is_file()}
     done = bcrit("run", undisturbed.parent / "small.yaml", "--out", undisturbed, "--data-dir", data_dir)
     assert done.returncode == 0
-    assert "Nothing to do: all 6 runs" in done.stdout
+    assert "Nothing to do: all 8 runs" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
