@@ -27,8 +27,8 @@ def analyse(table: pd.DataFrame, *, window: int = 5) -> Analysis:
     per parabola. Raises ConfigError if the table cannot be analysed (`analysis.check`).
     """
     checked = check_table(table)
-    cells, noise = find_optima(checked.table, window=window)
-    points = points_of(cells, noise)
+    optima = find_optima(checked.table, window=window)
+    cells, noise, points = optima.cells, optima.noise, points_of(optima)
     budgets = sorted({c.tokens for c in cells})
     fitted = [fit_lr_laws(points, tokens=tokens) for tokens in [*budgets, *([None] if len(budgets) > 1 else [])]]
     laws = tuple(law for of_budget, _ in fitted for law in of_budget)

@@ -86,8 +86,8 @@ def _widths(laws: Iterable[LrLaw]) -> Iterator[str]:
             e = law.parameters.get(name)
             if e is not None and e.low is not None and e.high is not None and (e.low > 0 or e.high < 0):
                 yield (
-                    f"{what} changes with width as N^{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]: widths are pooled at each "
-                    "T, so read the values per T with care."
+                    f"{what} changes with width as N^{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]: each T pools the "
+                    "widths, so read the values per T with care."
                 )
 
 

@@ -42,7 +42,7 @@ def check_table(table: pd.DataFrame) -> Checked:
         bad = ~(pd.to_numeric(table[name], errors="coerce") > 0)
         if bad.any():
             raise ConfigError(
-                f"run table: {name} is {table.loc[bad, name].iloc[0]!r} in row {bad.idxmax()}: it must be above 0"
+                f"run table: {name} is {table.loc[bad, name].iloc[0]} in row {bad.idxmax()}: it must be above 0"
             )
     table, warnings = _analysed(table)
     table, mid_schedule = _at_schedule_end(table)
@@ -79,6 +79,11 @@ def _analysed(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if unread.any():
         warnings.append(f"{int(unread.sum())} rows of finished runs have no finite loss; they count as diverged.")
     table = table[use]
+    if "loss_init" in table:
+        worse = table["loss"] >= table["loss_init"]
+        table = table.assign(loss=table["loss"].mask(worse))
+        if worse.any():
+            warnings.append(f"{int(worse.sum())} losses are not below the untrained model's; they count as diverged.")
     if not table["loss"].notna().any():
         raise ConfigError("run table: no run has finished with a loss: let `bcrit run` finish first")
     return table, warnings

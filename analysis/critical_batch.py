@@ -83,7 +83,8 @@ def hyperbolas(cells: Iterable[Cell], noise: Noise) -> list[CriticalBatch]:
             row for width in sorted({c.width for c in tuned}) for row in _crossings(tuned, width, tokens, noise)
         ]
         rows = np.array(crossings, float).reshape(-1, 4)
-        if np.unique(rows[:, 1]).size >= MIN_BATCHES:
+        n_levels = np.unique(rows[:, 0]).size
+        if np.unique(rows[:, 1]).size >= MIN_BATCHES and rows.shape[0] > n_levels + 1:
             found.append(CriticalBatch("hyperbola", tokens, _hyperbola(*rows.T, noise_dof=noise.dof)))
     return found
 
@@ -123,7 +124,7 @@ def _hyperbola(width: Array, log2_batch: Array, log2_tokens: Array, error: Array
         form=FORMS["linear_saturation"],
         log2_batch=log2_batch,
         y=log2_batch - log2_tokens,
-        whiten=whitener(np.maximum(error, SIGMA_FLOOR)),
+        whiten=whitener(np.maximum(error, SIGMA_FLOOR) ** 2),
         linear=(width[:, None] == np.unique(width)).astype(float),
         critical=np.ones((width.size, 1)),
     )

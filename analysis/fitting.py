@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from analysis.forms import Form
 
@@ -52,12 +52,12 @@ class Minimum:
     covariance: Array
 
 
-def whitener(sigma: Array, correlated: NDArray[np.bool_] | None = None, correlation: float = 0.0) -> Array:
-    """(n, n) matrix A with A C A^T = 1 for errors `sigma`, correlated by `correlation` where `correlated` (n, n)."""
-    structure = np.eye(sigma.size)
-    if correlated is not None:
-        structure = np.where(correlated & ~structure.astype(bool), correlation, structure)
-    return np.linalg.inv(np.linalg.cholesky(structure)) / sigma
+def whitener(covariance: Array) -> Array:
+    """(n, n) matrix A with A C A^T = 1 for a covariance C (n, n), or for independent errors with variances C (n,)."""
+    if covariance.ndim == 1:
+        return np.diag(covariance**-0.5)
+    sigma = np.sqrt(np.diag(covariance))
+    return np.linalg.inv(np.linalg.cholesky(covariance / np.outer(sigma, sigma))) / sigma
 
 
 def minimise(model: Model, starts: list[Array], fixed: tuple[int, float] | None = None) -> Minimum:
@@ -120,12 +120,12 @@ def threshold(chi2: float, dof: int, noise_dof: int) -> float:
     """
     if dof <= 0:
         return _quantile(noise_dof)
-    rejected = stats.chi2.sf(chi2, dof) < 1 - CONFIDENCE
+    rejected = special.chdtrc(dof, chi2) < 1 - CONFIDENCE
     return max(1.0, chi2 / dof) * _quantile(dof if rejected else noise_dof)
 
 
 def _quantile(dof: int) -> float:
-    return float(stats.f.ppf(CONFIDENCE, 1, dof) if dof > 0 else stats.chi2.ppf(CONFIDENCE, 1))
+    return float(special.fdtri(1, dof, CONFIDENCE) if dof > 0 else special.chdtri(1, 1 - CONFIDENCE))
 
 
 def profile_interval(

@@ -2,7 +2,8 @@
 
 Headline for B_crit and eta_crit: the exponents of the fit over all budgets and widths (`analysis.laws`), by profile
 likelihood, in which bounds of single budgets take part with what they do say. Everything else: generalised least
-squares on the points that have a value; a bound or an edge has no point and is left out.
+squares on the points that have a value; a bound or an edge has no point and is left out. There, but for eta* at fixed
+B, budgets count as independent; runs read out at several budgets make the true errors of exponents smaller, not larger.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ def growth_laws(
     """
     critical = list(critical)
     best = [b for b in best if b.width is not None]
-    at_batch = {b: [c for c in cells if c.batch_tokens == b] for b in sorted({c.batch_tokens for c in cells})}
+
     surge = [_Point(c.tokens, 0, 0, c.batch) for c in critical if c.definition == "time_transfer_surge"]
     hyperbola = [_Point(c.tokens, 0, 0, c.batch) for c in critical if c.definition == "hyperbola"]
     interior = [c for c in cells if c.state == "interior"]
@@ -55,10 +56,7 @@ def growth_laws(
         _law("batch_crit:hyperbola", hyperbola, noise),
         _law("batch_best", [_Point(b.tokens, b.width or 0, 0, b.batch) for b in best], noise),
         _law("lr_best", [_Point(b.tokens, b.width or 0, 0, b.lr) for b in best], noise),
-        *(
-            _law(f"lr_at_batch:{batch}", [_Point(c.tokens, c.width, batch, c.lr) for c in here], noise)
-            for batch, here in at_batch.items()
-        ),
+        *(_lr_at_batch(batch, points, cells, noise) for batch in sorted({c.batch_tokens for c in cells})),
         _law("curvature", [_Point(c.tokens, c.width, c.batch_tokens, c.curvature) for c in interior], noise),
         *(
             _law(
@@ -70,6 +68,11 @@ def growth_laws(
         ),
     ]
     return tuple(law for law in laws if law is not None)
+
+
+def _lr_at_batch(batch: int, points: Points, cells: Sequence[Cell], noise: Noise) -> Growth | None:
+    here = [_Point(c.tokens, c.width, batch, c.lr) for c in cells if c.batch_tokens == batch]
+    return _law(f"lr_at_batch:{batch}", here, noise, points.select(points.batch == np.log2(batch)).covariance)
 
 
 def _from_all_budgets(points: Points) -> list[Growth]:
@@ -102,7 +105,7 @@ def _log2(e: Estimate) -> Estimate:
     return bounded(None if e.value is None else float(np.log2(e.value)), low, high, f"log2 {e.unit}", e.method)
 
 
-def _law(quantity: str, points: list[_Point], noise: Noise) -> Growth | None:
+def _law(quantity: str, points: list[_Point], noise: Noise, covariance: Array | None = None) -> Growth | None:
     """Generalised least squares in log2; None unless the points with a value span two budgets."""
     rows = [(p, *_log2_point(p.value, noise)) for p in points if (p.value.value or 0) > 0 and (p.value.low or 1) > 0]
     tokens = np.array([np.log2(p.tokens) for p, _, _ in rows])
@@ -122,8 +125,11 @@ def _law(quantity: str, points: list[_Point], noise: Noise) -> Growth | None:
     if y.size < design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
         return None
 
-    same_runs = (width[:, None] == width) & (batch[:, None] == batch) & (width[:, None] > 0)
-    law = linear_law(design, y, whitener(sigma, same_runs, noise.correlation), noise.dof)
+    if noise.dof == 0:  # errors unknown: only the scatter about the law can measure them
+        if y.size == design.shape[1]:
+            return None
+        sigma, covariance = np.full(y.size, SIGMA_FLOOR), None
+    law = linear_law(design, y, whitener(sigma**2 if covariance is None else covariance), noise.dof)
     left_out = len(points) - len(rows)
     method = "weighted least squares in log2" + (", a level per batch" if levels.shape[1] > 1 else "")
     method += f"; {left_out} of {len(points)} points without a value left out" if left_out else ""
@@ -140,7 +146,7 @@ def _law(quantity: str, points: list[_Point], noise: Noise) -> Growth | None:
 
 
 def _log2_point(e: Estimate, noise: Noise) -> tuple[float, float]:
-    """log2 of an estimate and its standard error in octaves; the smallest error where the noise was not measured."""
+    """log2 of an estimate and its standard error in octaves; the smallest error where it has no interval."""
     if e.value is None or e.low is None or e.high is None:
         return float(np.log2(e.value or np.nan)), SIGMA_FLOOR
     return float(np.log2(e.value)), max(float(np.log2(e.high / e.low)) / 2 / noise.quantile, SIGMA_FLOOR)

@@ -7,16 +7,15 @@ with T0, N0 the geometric means of the budgets and widths. Per budget only e0 an
 """
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.fitting import Minimum, Model, minimise, profile_interval, threshold, whitener
 from analysis.forms import FORMS
-from analysis.noise import Noise
-from analysis.results import Cell, Estimate, LrLaw, LrLawVerdict, bounded
+from analysis.optimum import Optima
+from analysis.results import Estimate, LrLaw, LrLawVerdict, bounded
 
 Array = NDArray[np.floating]
 MIN_BATCHES = 3
@@ -29,39 +28,30 @@ CONTAINS = {"surge_plateau": ("surge",)}  # a form and its special cases: if a s
 
 @dataclass(frozen=True)
 class Points:
-    """eta* of the interior cells; arrays (n,), log2. `correlation` is that of two budgets of the same (N, B)."""
+    """eta* of the interior cells: arrays (n,) in log2, and the covariance (n, n) of `lr`, known from `noise_dof`."""
 
     width: Array
     tokens: Array
     batch: Array
     lr: Array
-    sigma: Array
-    correlation: float = 0.0
+    covariance: Array
     noise_dof: int = 0
 
-    def at(self, tokens: float) -> "Points":
-        """The points of one budget (in tokens)."""
-        keep = self.tokens == np.log2(tokens)
-        arrays = {name: getattr(self, name)[keep] for name in ("width", "tokens", "batch", "lr", "sigma")}
-        return replace(self, **arrays)
-
-    @property
-    def whiten(self) -> Array:
-        """(n, n) inverse Cholesky factor of the covariance of `lr`."""
-        same = (self.width[:, None] == self.width) & (self.batch[:, None] == self.batch)
-        return whitener(self.sigma, same, self.correlation)
+    def select(self, keep: NDArray[np.bool_]) -> "Points":
+        """Some of the points, `keep` (n,)."""
+        arrays = (self.width, self.tokens, self.batch, self.lr)
+        return Points(
+            *(a[keep] for a in arrays), covariance=self.covariance[np.ix_(keep, keep)], noise_dof=self.noise_dof
+        )
 
 
-def points_of(cells: Iterable[Cell], noise: Noise) -> Points:
+def points_of(optima: Optima) -> Points:
     """The interior cells as points; an eta* at the edge of its grid is a bound and does not enter a fit."""
-    rows = [
-        (c.width, c.tokens, c.batch_tokens, c.lr.value, c.log2_lr_sigma)
-        for c in cells
-        if c.lr.value is not None and c.log2_lr_sigma is not None
-    ]
-    values = np.array(rows, float).reshape(-1, 5).T
-    sigma = np.maximum(values[4], SIGMA_FLOOR)
-    return Points(*np.log2(values[:4]), sigma=sigma, correlation=noise.correlation, noise_dof=noise.dof)
+    rows = [(c.width, c.tokens, c.batch_tokens, c.lr.value) for c in optima.cells if c.lr.value is not None]
+    covariance = optima.lr_covariance.copy()
+    np.fill_diagonal(covariance, np.maximum(np.diag(covariance), SIGMA_FLOOR**2))
+    values = np.log2(np.array(rows, float).reshape(-1, 4).T)
+    return Points(*values, covariance=covariance, noise_dof=optima.noise.dof)
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,7 @@ def fit_law(
     fewer than three batches.
     """
     spec = FORMS[form]
-    points = points if tokens is None else points.at(tokens)
+    points = points if tokens is None else points.select(points.tokens == np.log2(tokens))
     if np.unique(points.batch).size < MIN_BATCHES:
         return None
     t0 = float(np.mean(np.unique(points.tokens)) if reference_tokens is None else np.log2(reference_tokens))
@@ -124,7 +114,7 @@ def fit_law(
         form=spec,
         log2_batch=points.batch if spec.has_batch_crit else points.batch - b0,
         y=points.lr,
-        whiten=points.whiten,
+        whiten=whitener(points.covariance),
         linear=design,
         critical=design if spec.has_batch_crit else design[:, :0],
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from analysis.results import Estimate
 from analysis.sweep import FittedSweep
@@ -39,7 +39,7 @@ class Noise:
     @property
     def quantile(self) -> float:
         """Student's 97.5 % quantile at `dof`; the normal one if the noise was not measured."""
-        return float(stats.t.ppf(0.975, self.dof) if self.dof else stats.norm.ppf(0.975))
+        return float(special.stdtrit(self.dof, 0.975) if self.dof else special.ndtri(0.975))
 
 
 def estimate_noise(fitted: Sequence[FittedSweep]) -> Noise:

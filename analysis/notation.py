@@ -45,7 +45,7 @@ def compact(count: float) -> str:
 
 
 def grid_count(tokens: float) -> str:
-    """A count that the study chose: an exact power of two where it is one, else compact."""
+    """A count of tokens: an exact power of two where it is one, else compact."""
     exponent = log2(tokens)
     return power_of_two(exponent) if exponent == round(exponent) and tokens >= 64 else compact(tokens)
 

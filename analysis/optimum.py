@@ -1,5 +1,7 @@
 """From the run table to one optimum per cell (N, T, B): eta*, the loss there and the curvature, each with its error."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -19,8 +21,17 @@ WHY: dict[CellState, str] = {
 }
 
 
-def find_optima(table: pd.DataFrame, *, window: int = 5) -> tuple[tuple[Cell, ...], Noise]:
-    """All cells of a run table, ordered by (width, tokens, batch), and the noise they were judged by.
+@dataclass(frozen=True)
+class Optima:
+    """All cells of a run table, ordered by (width, tokens, batch), and how they were judged."""
+
+    cells: tuple[Cell, ...]
+    noise: Noise
+    lr_covariance: Array  # (m, m) of log2 eta* over the m interior cells in their order, octaves^2
+
+
+def find_optima(table: pd.DataFrame, *, window: int = 5) -> Optima:
+    """The optimum of every cell.
 
     `table` needs width, tokens, batch_tokens, lr, seed, loss (NaN: diverged), and loss_init where known. Cells without
     any loss are left out. `window` (at least 3): how many learning rates around the lowest loss enter the parabola.
@@ -29,7 +40,21 @@ def find_optima(table: pd.DataFrame, *, window: int = 5) -> tuple[tuple[Cell, ..
     """
     fitted = [fit_sweep(sweep, window) for sweep in sweeps_of(table)]
     noise = estimate_noise(fitted)
-    return tuple(_cell(f, noise) for f in fitted), noise
+    cells = tuple(_cell(f, noise) for f in fitted)
+    return Optima(cells, noise, _lr_covariance(fitted, cells, noise))
+
+
+def _lr_covariance(fitted: list[FittedSweep], cells: tuple[Cell, ...], noise: Noise) -> Array:
+    """What the same run, read out at several budgets, does to eta* at each of them, to first order in its noise."""
+    interior = [
+        (f.sweep, f.fit, c) for f, c in zip(fitted, cells, strict=True) if f.fit and c.log2_lr_sigma is not None
+    ]
+    influence = np.zeros((len(interior), 1 + max((int(f.sweep.run.max()) for f in fitted), default=0)))
+    for row, (sweep, fit, cell) in zip(influence, interior, strict=True):
+        row[sweep.run] = (cell.loss_sigma or 0.0) * fit.vertex_weights
+    covariance = noise.correlation * influence @ influence.T
+    np.fill_diagonal(covariance, [(cell.log2_lr_sigma or 0.0) ** 2 for *_, cell in interior])
+    return covariance
 
 
 def _cell(fitted: FittedSweep, noise: Noise) -> Cell:

@@ -123,9 +123,7 @@ class Growth:
 class Analysis:
     """Everything `bcrit analyse` knows about one run table; serialised as laws.json."""
 
-    meta: dict[
-        str, object
-    ]  # study, schedule, parametrization, fingerprint(s), counts by status, seed of the bootstrap, version
+    meta: dict[str, object]  # study, schedule, parametrization, fingerprint(s), counts by status, noise, version
     cells: tuple[Cell, ...]
     lr_laws: tuple[LrLaw, ...]
     lr_verdicts: tuple[LrLawVerdict, ...]

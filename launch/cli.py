@@ -101,7 +101,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     planned, runs, study_dir = _planned(arguments)
     began = time.monotonic()
     outcome = run_study(planned, runs, study_dir, arguments.data_dir, _layout(arguments), console)
-    _write_table(study_dir)
+    if not outcome.nothing_to_do or not (study_dir / "table.parquet").exists():
+        _write_table(study_dir)
     print_summary(console, outcome, study_dir, time.monotonic() - began)
     return 0 if all(state in ("finished", "diverged") for state in outcome.after.states.elements()) else 1
 

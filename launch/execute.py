@@ -1,7 +1,7 @@
 """`bcrit run`: a study file -> its directory, with every run finished, diverged, or resumable."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -24,6 +24,7 @@ class Outcome:
 
     run_dirs: tuple[Path, ...]
     nothing_to_do: bool
+    broken_logs: tuple[Path, ...]  # logs of workers that ended with an error
     before: Snapshot
     after: Snapshot
 
@@ -77,10 +78,11 @@ def run_study(
     before = look()
     left = sum(read_status(run_dir).state not in ENDED for run_dir in run_dirs)
     if not left:
-        return Outcome(run_dirs, True, before, before)
-    fewer = Layout(min(arrangement.workers, left), arrangement.ranks, arrangement.devices)
+        return Outcome(run_dirs, True, (), before, before)
+    fewer = replace(arrangement, workers=min(arrangement.workers, left))
     size = f"{fewer.workers} worker(s) x {fewer.ranks} rank(s)"
     console.print(f"{left} of {len(run_dirs)} runs to do with {size}; logs in {study_dir}/logs")
     with watching(console, look) as watch:
-        execute(study_dir, data_dir, fewer, watch)
-    return Outcome(run_dirs, False, before, look())
+        codes = execute(study_dir, data_dir, fewer, watch)
+    broken = tuple(study_dir / "logs" / f"worker-{index}.log" for index, code in enumerate(codes) if code)
+    return Outcome(run_dirs, False, broken, before, look())

@@ -28,18 +28,15 @@ class Layout:
     workers: int
     ranks: int  # processes (devices) of each worker
     devices: tuple[int, ...]  # GPU indices; empty on CPU
-
-    @property
-    def threads(self) -> int:
-        """Threads of each process on CPU."""
-        return max(1, (os.cpu_count() or 1) // (self.workers * self.ranks)) if not self.devices else 1
+    threads: int  # of each process; they decide the order of sums, so they stay when fewer workers have runs left
 
 
 def layout(workers: int | None, ranks: int) -> Layout:
     """One worker a core (CPU) or a group of devices (GPU), unless told otherwise."""
     devices = tuple(range(gpu_count()))
-    slots = len(devices) if devices else len(os.sched_getaffinity(0))
-    return Layout(workers=workers or max(1, slots // ranks), ranks=ranks, devices=devices)
+    cores = len(os.sched_getaffinity(0))
+    workers = workers or max(1, (len(devices) or cores) // ranks)
+    return Layout(workers, ranks, devices, threads=max(1, cores // (workers * ranks)))
 
 
 def gpu_count() -> int:

@@ -5,4 +5,8 @@ set -euo pipefail
 . "$(dirname "$0")/setup.sh"
 export WANDB_SILENT=true TOKENIZERS_PARALLELISM=false
 "$PY" -m launch.cli run configs/studies/quickstart.yaml "$@"
-"$PY" -m launch.cli report runs/quickstart
+if [ runs/quickstart/report/index.html -nt runs/quickstart/table.parquet ]; then
+  echo "The report is up to date: runs/quickstart/report/index.html"
+else
+  "$PY" -m launch.cli report runs/quickstart
+fi

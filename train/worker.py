@@ -46,6 +46,9 @@ def run_single(config_file: Path, overrides: list[str], run_dir: Path | None, da
     config = config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": manifest.fingerprint})})
     where = run_dir or Path("runs/single/runs") / run_id(config)
     on_rank_0_first(lambda: create_run(where, config))
+    if (state := read_status(where).state) in ENDED:
+        print(f"nothing to do: {where} is {state}")
+        return 0
     return run_claimed([where], data_dir, stop_watch((where / "STOP",), None), launched)
 
 

@@ -7,10 +7,10 @@ import plotly.graph_objects as go
 from analysis.definitions import definition_name, definitions_of
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, GREEN, INK, ORANGE, PINK, PURPLE, sequential, symbols
-from analysis.figures.figure import BATCH_TITLE, TOKENS_TITLE, Figure, schedule_of
-from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, rows, spread, words
+from analysis.figures.figure import BATCH_TITLE, SHIFTED, TOKENS_TITLE, Figure, schedule_of
+from analysis.figures.frames import KEY, cells, estimate_columns, extent, known, levels, numeric, rows, spread, words
 from analysis.figures.panels import log2_axis, panels
-from analysis.notation import compact, grid_count, nats
+from analysis.notation import grid_count, nats
 from analysis.results import Analysis, Growth
 
 COLOURS = (BLUE, PURPLE, ORANGE, GREEN, PINK)
@@ -31,18 +31,18 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     data = numeric(found, ["kind", "series", "width", "tokens", *estimate_columns("batch")])
     figure_id, title = "critical-batch", f"Critical and best batch against token budget ({schedule_of(table)})"
     caption = (
-        "Left: B<sub>crit</sub>(T), each series by its own definition (named in the legend and at the end of the "
-        "page; they are different quantities). Right: B*(T), the batch of lowest loss when η is tuned for each B. "
+        "Left: B<sub>crit</sub>(T), each series by its own definition (named in the legend, defined in the "
+        "summary; they are different quantities). Right: B*(T), the batch of lowest loss when η is tuned for each B. "
         "Bars are 95 % intervals, open triangles are bounds: the grid does not reach the truth, it lies where they "
         "point. Lines with bands: the fitted growth T<sup>α</sup> with its 95 % band, drawn only where the exponent "
-        "is identified."
+        f"is identified. {SHIFTED}"
     )
     if not known(data, "batch"):
         reason = "Not drawn: neither B<sub>crit</sub> nor B* is identified or bounded at any T."
         return Figure(figure_id, title, caption, data, None, reason)
     drawn = {"batch_best"} | {f"batch_crit:{crit.definition}" for crit in analysis.critical_batch}
     fits = [fit for law in analysis.growth if law.quantity in drawn and (fit := _fit(law, data["tokens"])) is not None]
-    span = np.clip(known(data, "batch"), table["batch_tokens"].min() / 16, table["batch_tokens"].max() * 16)
+    span = np.clip(extent(data, "batch"), table["batch_tokens"].min() / 16, table["batch_tokens"].max() * 16)
     plot = panels(
         ["B<sub>crit</sub>(T), by definition", "B*(T), lowest loss at tuned η"],
         2,
@@ -140,7 +140,9 @@ def _series(
         symbol=symbol,
         line=False,
         legend=len(part) > 0,
-        hover=[f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'batch', compact)} tokens" for row in rows(part)],
+        hover=[
+            f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'batch', grid_count)} tokens" for row in rows(part)
+        ],
     )
 
 

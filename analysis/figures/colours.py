@@ -19,7 +19,7 @@ _LIGHT = {
     "width": ("#8a8a93", "#5d5d68", "#33333d", "#0e0e14"),
 }
 _DARK = {
-    "tokens": ("#3c67b4", "#3a92c6", "#41b8ba", "#86dba9", "#e2f8c6"),
+    "tokens": ("#5b80cf", "#3a96cf", "#41b8ba", "#86dba9", "#e2f8c6"),
     "batch": ("#b04a94", "#da5a70", "#f08650", "#f8b94c", "#fdea94"),
     "width": ("#77777f", "#9d9da6", "#cacad1", "#fafafc"),
 }

@@ -18,7 +18,7 @@ _EDGE = {"edge_low": "triangle-left-open", "edge_high": "triangle-right-open"}
 _HOW = (
     "Points: single runs (one per seed). Line: the parabola in log<sub>2</sub> η over the window it was fitted to. "
     "Ring with bar: its minimum η* with the 95 % interval. Open triangle: the lowest loss lay at the edge of the "
-    "grid, η* is only bounded. × on the upper edge: diverged runs, and runs above the panel (the mouse shows the "
+    "grid, η* is only bounded. On the upper edge: × diverged runs, arrows runs above the panel (the mouse shows the "
     "loss)."
 )
 
@@ -28,8 +28,6 @@ def loss_against_lr(table: pd.DataFrame, analysis: Analysis) -> Figure:
     data = _marks(table, list(analysis.cells))
     widths, budgets = levels(table, "width"), levels(table, "tokens")
     figure_id, title = "loss-against-lr", f"Loss against learning rate, every cell ({schedule_of(table)})"
-    if not analysis.cells:
-        return Figure(figure_id, title, _HOW, data, None, "Not drawn: the table holds no cell with a measured loss.")
     groups = [
         (f"N = {n}, T = {grid_count(t)}", (data["width"] == n) & (data["tokens"] == t)) for n in widths for t in budgets
     ]
@@ -98,6 +96,7 @@ def _u_curves(
         ],
         height=215,
         shared_y=False,
+        narrow=250,
     )
     named: set[int] = set()
     for panel, (part, top) in enumerate(zip(parts, tops, strict=True)):
@@ -149,7 +148,12 @@ def _draw(
         x=beyond["lr"],
         y=[top] * len(beyond),
         mode="markers",
-        marker={"color": colour, "symbol": "x-thin-open", "size": 6, "line": {"width": 1.4}},
+        marker={
+            "color": colour,
+            "symbol": np.where(beyond["loss"].isna(), "x-thin-open", "arrow-up"),
+            "size": 7,
+            "line": {"width": 1.4},
+        },
         text=_run_words(beyond, name),
         showlegend=False,
         **style,

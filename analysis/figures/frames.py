@@ -53,10 +53,20 @@ def levels(frame: pd.DataFrame, column: str) -> list[int]:
 
 
 def known(frame: pd.DataFrame, name: str) -> list[float]:
-    """Every finite value of an estimate column, with the bounds that are drawn: what an axis must cover."""
+    """Every finite value of an estimate column, with the bounds that are drawn."""
     bounds = frame[f"{name}_low"].where(frame[f"{name}_status"] == "lower_bound")
     bounds = bounds.fillna(frame[f"{name}_high"].where(frame[f"{name}_status"] == "upper_bound"))
     return frame[name].fillna(bounds).dropna().tolist()
+
+
+def extent(frame: pd.DataFrame, name: str) -> list[float]:
+    """`known` and the ends of the intervals: what a logarithmic axis covers.
+
+    A bar that reaches more than a factor of four beyond every value is cut by the edge, or it would flatten the rest.
+    """
+    values, ok = known(frame, name), frame[frame[f"{name}_status"] == "ok"]
+    ends = pd.concat([ok[f"{name}_low"], ok[f"{name}_high"]]).dropna()
+    return [*values, *ends.clip(min(values) / 4, max(values) * 4)] if values else []
 
 
 def rows(frame: pd.DataFrame) -> Iterator[Any]:

@@ -7,13 +7,14 @@ import plotly.graph_objects as go
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, ORANGE, sequential, symbols
 from analysis.figures.figure import BATCH_TITLE, CENSORED, LR_TITLE, SHIFTED, TOKENS_TITLE, Figure, schedule_of
-from analysis.figures.frames import KEY, cells, estimate_columns, known, levels, numeric, rows, spread, words
+from analysis.figures.frames import KEY, cells, estimate_columns, extent, known, levels, numeric, rows, spread, words
 from analysis.figures.panels import log2_axis, panels, place
 from analysis.forms import FORMS
 from analysis.laws import predict_lr
 from analysis.notation import compact, grid_count
 from analysis.results import Analysis, LrLaw
 
+_CROWDED = 4  # budgets beyond which the curves of the second form start hidden
 DRAWN_FORMS = {"surge": "solid", "sqrt_saturation": "dot"}
 
 
@@ -34,7 +35,7 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
         [f"N = {width}" for width in widths],
         3,
         x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
-        y=log2_axis(known(data, "lr"), LR_TITLE),
+        y=log2_axis(extent(data, "lr"), LR_TITLE, pad=(0.15, 0.15)),
         height=340,
     )
     colour, symbol = sequential("batch", batches), symbols(batches)
@@ -71,9 +72,9 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     caption = (
         "Marks: η* of each (N, T, B) with 95 % intervals. Solid: the surge form η* = η<sub>crit</sub> / "
         "[½(√(B<sub>crit</sub>/B) + √(B/B<sub>crit</sub>))] fitted at each T to all widths together (the same curve "
-        "in every panel). Dotted: square-root saturation η* = η<sub>∞</sub>/√(1 + B<sub>crit</sub>/B). Rings with a "
-        "bar on the lower edge: B<sub>crit</sub>(T) of the surge form with its 95 % interval; triangles there are "
-        f"bounds. {CENSORED}"
+        "in every panel). Dotted (with many T, after a click on its name): square-root saturation η* = "
+        "η<sub>∞</sub>/√(1 + B<sub>crit</sub>/B). Rings with a bar on the lower edge: B<sub>crit</sub>(T) of the "
+        f"surge form with its 95 % interval; triangles there are bounds. {CENSORED}"
     )
     if points["batch_tokens"].nunique() < 2:
         reason = "Not drawn: it needs at least two batches B, and the table has one."
@@ -89,8 +90,8 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         ),
         ["kind", "tokens", "form", *estimate_columns("batch_crit")],
     )
-    y_values = [*known(points, "lr"), *(y for frame in curves for y in frame["lr"])]
-    y_axis = log2_axis(y_values, LR_TITLE, pad=(0.9, 0.3))
+    y_values = [*extent(points, "lr"), *(y for frame in curves for y in frame["lr"])]
+    y_axis = log2_axis(y_values, LR_TITLE, pad=(0.9, 0.2))
     floor = 10 ** y_axis["range"][0] * 2**0.2
     crits["drawn_at_lr"] = floor * 2 ** (0.5 / len(budgets) * crits["tokens"].rank(method="dense").sub(1))
     plot = panels(
@@ -113,6 +114,7 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 group=f"form {form}",
                 colour=colour[tokens],
                 dash=DRAWN_FORMS[form],
+                hidden=form != "surge" and len(budgets) > _CROWDED,
                 legend=panel == 0 and tokens == budgets[-1],
             )
         for tokens in budgets:
@@ -161,7 +163,7 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
         1,
         height=300,
         x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
-        y=log2_axis(known(data, "lr"), "η<sub>crit</sub>"),
+        y=log2_axis(extent(data, "lr"), "η<sub>crit</sub>"),
     )
     styles = {
         "surge": (BLUE, "circle", "surge: η<sub>crit</sub>"),

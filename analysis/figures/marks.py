@@ -93,8 +93,9 @@ def curve(
     colour: str,
     dash: str = "solid",
     legend: bool = False,
+    hidden: bool = False,
 ) -> None:
-    """A fitted curve; the mouse passes through it to the points."""
+    """A fitted curve; the mouse passes through it to the points. `hidden`: until its name in the legend is clicked."""
     plot.add_scatter(
         x=x,
         y=y,
@@ -103,6 +104,7 @@ def curve(
         name=name,
         legendgroup=group,
         showlegend=legend,
+        visible="legendonly" if hidden else True,
         hoverinfo="skip",
         **place(panel),
     )

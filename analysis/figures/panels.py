@@ -89,11 +89,12 @@ def _arrange(n: int, columns: int, height: int, shared_y: bool, labels: dict[str
     inner_width = WIDTH * min(1, (columns + 0.2) / 3) - _LEFT - _RIGHT
     gap = (22 if shared_y else 58) / inner_width if columns > 1 else 0.0
     panel_width = (1 - gap * (columns - 1)) / columns
-    inner_height = rows * height + (rows - 1) * _ROW_GAP
+    row_gap = _ROW_GAP + 14 * (columns == 1)  # tick labels under every panel
+    inner_height = rows * height + (rows - 1) * row_gap
     layout: dict[str, Any] = {"height": inner_height + _TOP + _BOTTOM}
     for i in range(n):
         row, column = divmod(i, columns)
-        left, top = column * (panel_width + gap), 1 - row * (height + _ROW_GAP) / inner_height
+        left, top = column * (panel_width + gap), 1 - row * (height + row_gap) / inner_height
         is_bottom, is_first = i + columns >= n, column == 0
         layout[_axis("x", i)] = {
             "domain": [left, min(1.0, left + panel_width)],

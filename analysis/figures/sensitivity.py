@@ -5,7 +5,7 @@ import pandas as pd
 from analysis.figures import marks
 from analysis.figures.colours import sequential, symbols
 from analysis.figures.figure import SHIFTED, TOKENS_TITLE, Figure, schedule_of
-from analysis.figures.frames import KEY, estimate_columns, known, levels, numeric, rows, spread, words
+from analysis.figures.frames import KEY, estimate_columns, extent, known, levels, numeric, rows, spread, words
 from analysis.figures.panels import log2_axis, panels
 from analysis.notation import grid_count, plain
 from analysis.results import Analysis
@@ -43,7 +43,8 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
     widths, batches = levels(data, "width"), levels(data, "batch_tokens")
     cells = [(name, width) for name in drawn for width in widths]
     y_axes = {
-        name: log2_axis(known(data[data["measure"] == name], "sensitivity"), _MEASURES[name], ticks=5) for name in drawn
+        name: log2_axis(extent(data[data["measure"] == name], "sensitivity"), _MEASURES[name], ticks=5)
+        for name in drawn
     }
     plot = panels(
         [f"{name_of(name)}, N = {width}" for name, width in cells],

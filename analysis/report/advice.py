@@ -1,6 +1,6 @@
 """`At T = ..., use lr = ... [low, high], B = ... [low, high]; not identified: ...`, one item for every token budget.
 
-A bound is always said to be a bound. Where the best batch is one, the advice is the best of what was tried, and says so.
+A bound is always said to be a bound. Where the best batch is one, the advice is the best that was tried, and says so.
 """
 
 from analysis.definitions import definition_name
@@ -28,13 +28,7 @@ def _at_budget(analysis: Analysis, tokens: int) -> str:
         widths = sorted({cell.width for cell in cells})
         asked = [found[width] for width in widths if width in found]
         each = [_at_width([cell for cell in cells if cell.width == width], found.get(width)) for width in widths]
-        only = len(widths) == 1 and widths[0] in found
-        text = (
-            f"{head}, use {each[0]}."
-            if only
-            else f"{head}, use"
-            + bullets(f"at N = {width}: {sentence}" for width, sentence in zip(widths, each, strict=True))
-        )
+        text = f"{head}, use {each[0]}." if len(widths) == 1 else f"{head}, use" + _by_width(widths, each)
     crits = [c.batch for c in analysis.critical_batch if (c.tokens, c.definition) == (tokens, HEADLINE)]
     return f"{text} {_not_identified(asked, crits)}"
 
@@ -47,11 +41,12 @@ def _at_width(cells: list[Cell], best: BestBatch | None) -> str:
     where = f'{_quantity("lr", tried.lr, plain)} with <strong class="num">B = {grid_count(tried.batch_tokens)}</strong>'
     if best is None or best.batch.status == "not_identified":
         return f"{where}, the lowest loss that was tried; the best batch itself is not identified"
-    return f"{where}, the lowest loss that was tried; the best batch is a bound, {_quantity('B*', best.batch, compact)}"
+    bound = _quantity("B*", best.batch, grid_count)
+    return f"{where}, the lowest loss that was tried; the best batch is only bounded: {bound}"
 
 
 def _quantities(best: BestBatch) -> str:
-    return f"{_quantity('lr', best.lr, plain)}, {_quantity('B', best.batch, compact)}"
+    return f"{_quantity('lr', best.lr, plain)}, {_quantity('B', best.batch, grid_count)}"
 
 
 def _quantity(symbol: str, estimate: Estimate, write: Writer) -> str:
@@ -67,20 +62,31 @@ def _quantity(symbol: str, estimate: Estimate, write: Writer) -> str:
 
 
 def _not_identified(asked: list[BestBatch], crits: list[Estimate]) -> str:
-    """Everything at this T that is a bound or unknown, each said as what it is."""
-    named: list[tuple[str, Estimate, Writer]] = []
+    """Everything at this T that is a bound or unknown, each said as what it is, once for the widths it holds for."""
+    said: dict[str, list[int | None]] = {}
     for best in asked:
-        where = "" if best.width is None else f" at N = {best.width}"
-        named += [(f"B*{where}", best.batch, compact), (f"lr at B*{where}", best.lr, plain)]
-    named += [(definition_name(HEADLINE), crit, compact) for crit in crits]
-    missing = [] if asked else ["B*"]
-    missing += [] if crits else [definition_name(HEADLINE)]
-    missing += [_open_point(*entry) for entry in named if entry[1].status != "ok"]
-    if not missing:
+        symbol, estimate, write = (
+            ("B*", best.batch, grid_count) if best.batch.status != "ok" else ("lr", best.lr, plain)
+        )
+        if estimate.status != "ok":
+            said.setdefault(_open_point(symbol, estimate, write), []).append(best.width)
+    points = [text if len(ns) == len(asked) else f"{text} at N = {_list(ns)}" for text, ns in said.items()]
+    points += [] if asked else ["B*"]
+    points += [_open_point(definition_name(HEADLINE), crit, grid_count) for crit in crits if crit.status != "ok"]
+    points += [] if crits else [definition_name(HEADLINE)]
+    if not points:
         return '<span class="quiet">Not identified: nothing; lr, B and B<sub>crit</sub> have intervals.</span>'
-    return f'<span class="open">Not identified: {"; ".join(missing)}.</span>'
+    return f'<span class="open">Not identified: {"; ".join(points)}.</span>'
+
+
+def _list(widths: list[int | None]) -> str:
+    return ", ".join(map(str, widths))
+
+
+def _by_width(widths: list[int], sentences: list[str]) -> str:
+    return bullets(f"at N = {width}: {sentence}" for width, sentence in zip(widths, sentences, strict=True))
 
 
 def _open_point(name: str, estimate: Estimate, write: Writer) -> str:
-    kind = {"lower_bound": "only a lower bound", "upper_bound": "only an upper bound"}.get(estimate.status)
-    return f'{name} (<span class="num">{estimate_text(estimate, write)}</span>, {kind})' if kind else name
+    kind = {"lower_bound": "a lower bound", "upper_bound": "an upper bound"}.get(estimate.status)
+    return f'{name} (<span class="num">{estimate_text(estimate, write)}</span>, only {kind})' if kind else name

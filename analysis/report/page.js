@@ -39,7 +39,7 @@ function compose(plot, paper) {
   const columns = Math.max(1, Math.min(arrangements.length, Math.floor(width / narrow)));
   const layout = merge(spec.layout, arrangements[columns - 1]);
   Object.assign(layout, { width, autosize: false, showlegend: false, dragmode: isTouch.matches ? false : "zoom" });
-  for (const trace of spec.data) if (plot.hidden.has(trace.legendgroup)) trace.visible = false;
+  for (const trace of spec.data) trace.visible = !plot.hidden.has(trace.legendgroup);
   return { data: spec.data, layout };
 }
 
@@ -86,9 +86,12 @@ function drawLegend(plot, data) {
 async function main() {
   const figures = [...document.querySelectorAll("figure[data-drawn]")];
   const plots = await Promise.all(figures.map(async (figure) => ({
-    box: figure.querySelector(".plot"), legend: figure.querySelector(".legend"), hidden: new Set(),
-    text: await unpack(figure.querySelector("script")),
+    box: figure.querySelector(".plot"), legend: figure.querySelector(".legend"), text: await unpack(figure.querySelector("script")),
   })));
+  for (const plot of plots) {
+    const atFirst = JSON.parse(plot.text).data.filter((trace) => trace.visible === "legendonly");
+    plot.hidden = new Set(atFirst.map((trace) => trace.legendgroup));
+  }
   await loadPlotly();
   for (const plot of plots) {
     await draw(plot);

@@ -57,13 +57,14 @@ def render(table: pd.DataFrame, analysis: Analysis, figures: Sequence[Figure]) -
 
 def figure_html(number: int, figure: Figure) -> str:
     """Title, plot or reason, caption with the link to the CSV, and the table behind it."""
-    source = f'Data: <a href="data/{figure.id}.csv" download>{figure.id}.csv</a>.'
+    csv = f'Data: <a href="data/{figure.id}.csv" download>{figure.id}.csv</a>.'
     numbers = frame_table(figure.data, f"Data of figure {number}")
-    details = f"<details><summary>The {len(figure.data)} rows behind this figure</summary>{numbers}</details>"
+    details = f"<details><summary>The numbers behind this figure</summary>{numbers}</details>"
     if figure.plot is None:
-        drawing, attribute = f'<p class="undrawn">{figure.reason}</p>', ""
+        drawing, caption, attribute = f'<p class="undrawn">{figure.reason}</p>', csv, ""
     else:
         label = escape(re.sub("<[^>]*>", "", f"{figure.title}. {figure.caption}"), quote=True)
+        caption = f"{figure.caption} {csv}"
         spec = _packed(str(to_json(figure.plot)))
         drawing = (
             '<div class="legend" role="group" aria-label="Legend"></div>'
@@ -73,7 +74,7 @@ def figure_html(number: int, figure: Figure) -> str:
         attribute = f' data-drawn class="{" ".join(kind for kind, holds in kinds.items() if holds)}"'
     return (
         f'<figure id="{figure.id}"{attribute}><h3>{number}. {figure.title}</h3>{drawing}'
-        f"<figcaption>{figure.caption} {source}</figcaption>{details}</figure>"
+        f"<figcaption>{caption}</figcaption>{details}</figure>"
     )
 
 

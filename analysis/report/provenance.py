@@ -32,11 +32,7 @@ def provenance(table: pd.DataFrame, analysis: Analysis) -> str:
         ),
         ("Data fingerprint", _values(table, "data_fingerprint")),
         ("Code version", _values(table, "code_version")),
-        *(
-            (escape(str(key).replace("_", " ")), escape(_short(value)))
-            for key, value in analysis.meta.items()
-            if key not in table
-        ),
+        ("Analysed", _analysis(analysis.meta)),
     ]
     return f'<section id="provenance"><h2>Where the numbers come from</h2>{facts(pairs)}</section>'
 
@@ -79,9 +75,14 @@ def _span(table: pd.DataFrame, column: str) -> str:
     return compact(low) if low == high else f"{compact(low)} to {compact(high)}"
 
 
-def _short(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_short(entry)}" for key, entry in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_short(entry) for entry in value)
-    return plain(value) if isinstance(value, float) else str(value)
+def _analysis(meta: dict[str, object]) -> str:
+    """How the numbers were made from the rows: window, noise, version."""
+    noise = meta.get("noise")
+    sigma = noise.get("sigma") if isinstance(noise, dict) else None
+    said = [f"{meta['rows_analysed']} rows"] if "rows_analysed" in meta else []
+    said += [f"parabolas through up to {meta['window']} learning rates"] if "window" in meta else []
+    if isinstance(noise, dict) and sigma:
+        at = ", ".join(f"{plain(value)} at T = {grid_count(tokens)}" for tokens, value in sigma.items())
+        said += [f"noise of one run's loss, nats: {at} ({noise.get('dof')} degrees of freedom)"]
+    said += [f"bcrit {escape(str(meta['version']))}"] if "version" in meta else []
+    return "; ".join(said) or "not recorded"

@@ -12,6 +12,7 @@ from analysis.report.advice import advice
 from analysis.report.html import bullets, html_table, prose
 from analysis.results import Analysis, Growth, LrLawVerdict
 
+_FIRST = 6  # warnings that are shown before one asks for more
 HEADLINES = ("batch_crit:time_transfer_surge", "lr_crit", "batch_best", "lr_best")
 
 
@@ -43,7 +44,7 @@ def _critical_batch(analysis: Analysis) -> str:
     found = {(crit.tokens, crit.definition): crit.batch for crit in analysis.critical_batch}
     rows = [
         [f"{grid_count(tokens)} ({compact(tokens)})"]
-        + [estimate_text(found[tokens, name], compact) if (tokens, name) in found else "" for name in definitions]
+        + [estimate_text(found[tokens, name], grid_count) if (tokens, name) in found else "" for name in definitions]
         for tokens in sorted({crit.tokens for crit in analysis.critical_batch})
     ]
     meanings = bullets(
@@ -71,19 +72,17 @@ def _growth(laws: tuple[Growth, ...]) -> str:
 
 def _growth_sentence(growth: Growth) -> str:
     """The growth exponent with its interval, or what can be said instead."""
-    name, exponent = quantity_name(growth.quantity), growth.exponent
-    points = f"from {growth.n_points} points"
-    match exponent.status:
+    name, points = quantity_name(growth.quantity), f"from {growth.n_points} points"
+    alpha = f'<span class="num">{estimate_text(growth.exponent, hundredths)}</span>'
+    match growth.exponent.status:
         case "ok":
-            text = f"{name} ∝ T<sup>α</sup> with α = <span class='num'>{estimate_text(exponent, hundredths)}</span> ({points})"
+            text = f"{name} ∝ T<sup>α</sup> with α = {alpha} ({points})"
         case "lower_bound" | "upper_bound":
-            text = f"{name} ∝ T<sup>α</sup> with α <span class='num'>{estimate_text(exponent, hundredths)}</span>, a bound ({points})"
+            text = f"{name} ∝ T<sup>α</sup> with α {alpha}, a bound ({points})"
         case _:
             text = f"{name}: the growth exponent is not identified ({points})"
     width = growth.exponent_width
-    return text + (
-        f"; exponent of the width: <span class='num'>{estimate_text(width, hundredths)}</span>" if width else ""
-    )
+    return f"{text}; exponent of N: {estimate_text(width, hundredths)}" if width else text
 
 
 def _verdicts(verdicts: tuple[LrLawVerdict, ...]) -> list[str]:
@@ -105,4 +104,7 @@ def _verdict(verdict: LrLawVerdict) -> str:
 def _warnings(warnings: tuple[str, ...]) -> str:
     if not warnings:
         return ""
-    return "<aside><h3>What this grid cannot tell</h3>" + bullets(map(prose, warnings)) + "</aside>"
+    sentences = [prose(text) for text in warnings]
+    rest = sentences[_FIRST:]
+    more = f"<details><summary>{len(rest)} more</summary>{bullets(rest)}</details>" if rest else ""
+    return f"<aside><h3>What this grid cannot tell</h3>{bullets(sentences[:_FIRST])}{more}</aside>"

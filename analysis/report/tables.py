@@ -128,7 +128,8 @@ def _laws(laws: tuple[LrLaw, ...]) -> str:
 
 def _parameters(law: LrLaw) -> str:
     texts = {
-        name: estimate_text(value, compact if name == "batch_crit" else plain) for name, value in law.parameters.items()
+        name: estimate_text(value, grid_count if name == "batch_crit" else plain)
+        for name, value in law.parameters.items()
     }
     return "; ".join(f'{name.replace("_", " ")} <span class="num">{text}</span>' for name, text in texts.items())
 
@@ -161,7 +162,7 @@ def _best(analysis: Analysis) -> str:
         [
             "all" if best.width is None else str(best.width),
             grid_count(best.tokens),
-            estimate_text(best.batch, compact),
+            estimate_text(best.batch, grid_count),
             f"{grid_count(best.bracket[0])} to {grid_count(best.bracket[1])}",
             estimate_text(best.lr),
             estimate_text(best.loss, nats),
