@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.fitting import threshold
+from analysis.laws import SIGMA_FLOOR
 from analysis.noise import Noise, linear_estimate, standard_error
 from analysis.parabola import Parabola, fit_parabola, vertex_interval
 from analysis.results import BestBatch, Cell, Estimate, bounded
@@ -88,7 +89,7 @@ def _best(cells: list[Cell], width: int | None, noise: Noise) -> BestBatch | Non
 def _lr_at(log2_batch: float, half_width: float, x: Array, used: list[Cell], noise: Noise) -> Estimate:
     """eta* at B*: a local parabola of log2 eta* in log2 B; its own error and that of B* add in quadrature."""
     y = np.log2([c.lr.value or np.nan for c in used])
-    sigma = np.array([c.log2_lr_sigma or np.nan for c in used])
+    sigma = np.array([max(c.log2_lr_sigma or 0.0, SIGMA_FLOOR) for c in used])
     fit = _fit(x, y, used, sigma)
     t = log2_batch - fit.center
     value, slope = fit.a * t**2 + fit.b * t + fit.c, 2 * fit.a * t + fit.b

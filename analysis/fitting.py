@@ -96,7 +96,7 @@ def _levenberg_marquardt(evaluate: Callable[[Array], tuple[Array, Array]], start
     for _ in range(200):
         gram = j.T @ j
         scale = np.diag(gram) + 1e-12 * np.trace(gram) + 1e-300
-        step = np.clip(np.linalg.solve(gram + damping * np.diag(scale), -j.T @ r), -2.0, 2.0)
+        step = np.clip(np.linalg.lstsq(gram + damping * np.diag(scale), -j.T @ r, rcond=None)[0], -2.0, 2.0)
         r_trial, j_trial = evaluate(theta + step)
         chi2_trial = r_trial @ r_trial
         if chi2_trial < chi2:
@@ -155,7 +155,8 @@ def _crossing(model: Model, best: Minimum, index: int, limit: float, rise: float
     inner, inner_value = center, -rise
     step = max(float(np.sqrt(best.covariance[index, index] * rise)), 1e-9)
     while True:
-        outer = center + direction * min(step, abs(limit - center))
+        # Not `center + min(...)`: rounding can keep center + (limit - center) beside the limit, and the loop alive.
+        outer = limit if step >= abs(limit - center) else center + direction * step
         outer_value = excess(outer)
         if outer_value >= 0:
             break

@@ -109,8 +109,8 @@ def test_nothing_tuned_is_still_an_answer():
     ("change", "words"),
     [
         (lambda t: t.drop(columns="lr"), "no column lr"),
-        (lambda t: t.assign(status="running"), "no run has finished"),
-        (lambda t: t.assign(loss=np.nan, status="diverged"), "no run has finished"),
+        (lambda t: t.assign(status="running"), "no run has a finite loss"),
+        (lambda t: t.assign(loss=np.nan, status="diverged"), "no run has a finite loss"),
         (lambda t: t.assign(lr=-1.0), "lr is -1.0"),
         (lambda t: pd.concat([t, t.head(1).assign(loss=9.0)]), "two rows with different loss"),
         (lambda t: t.assign(schedule=np.where(t["batch_tokens"] > 512, "wsd", "constant")), "schedule mixes"),
