@@ -85,9 +85,7 @@ def _analysed(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         if worse.any():
             warnings.append(f"{int(worse.sum())} losses are not below the untrained model's; they count as diverged.")
     if not table["loss"].notna().any():
-        raise ConfigError(
-            "run table: no run has a finite loss: all diverged or none has finished; run the study, or lower the learning rates"
-        )
+        raise ConfigError("run table: no run has a finite loss: let the study finish, or lower its learning rates")
     return table, warnings
 
 

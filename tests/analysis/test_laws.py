@@ -151,9 +151,9 @@ def test_aicc_chooses_the_planted_surge():
 
 def test_a_pure_power_law_is_not_taken_for_a_bend():
     rng = np.random.default_rng(13)
-    verdicts = [fit_lr_laws(points_at_one_budget("power", 0.1, rng))[1].verdict for _ in range(12)]
+    verdicts = [fit_lr_laws(points_at_one_budget("power", 0.1, rng))[1].verdict for _ in range(8)]
     print("verdicts on a planted power law:", {v: verdicts.count(v) for v in verdicts})
-    assert sum(v in ("ambiguous", "power") for v in verdicts) >= 10
+    assert sum(v in ("ambiguous", "power") for v in verdicts) >= 7
 
 
 def test_few_points_give_no_verdict_and_fewer_batches_no_law():
