@@ -17,7 +17,7 @@ WHY: dict[CellState, str] = {
     "edge_low": "the lowest loss is at the lower end of the learning rates",
     "edge_high": "the lowest loss is at the upper end of the learning rates",
     "too_few": "fewer than 3 learning rates around the lowest loss have a loss",
-    "not_convex": "the curvature around the lowest loss is not positive at 95 %",
+    "not_convex": "the curvature around the lowest loss is not positive at 95 %, or hardly so",
 }
 
 
@@ -60,7 +60,7 @@ def _lr_covariance(fitted: list[FittedSweep], cells: tuple[Cell, ...], noise: No
 def _cell(fitted: FittedSweep, noise: Noise) -> Cell:
     sweep, fit, state = fitted.sweep, fitted.fit, fitted.state
     width, tokens, batch = sweep.key
-    sigma = noise.sigma.get(tokens)
+    sigma = noise.of(tokens, batch)
     interval = None if fit is None else _lr_interval(sweep, fit, sigma, noise)
     if fit is not None and interval is None:
         fit, state = None, "not_convex"
@@ -101,8 +101,8 @@ def _cell(fitted: FittedSweep, noise: Noise) -> Cell:
 def _lr_interval(sweep: Sweep, fit: Parabola, sigma: float | None, noise: Noise) -> tuple[float, float] | None:
     """95 % interval of log2 eta*: Fieller's for the noise, widened in quadrature by the choice of the window.
 
-    None if the curvature does not differ from zero. The neighbours of the lowest loss if the noise is unknown, without
-    a degree of freedom to spare anywhere in the table.
+    None if the curvature does not differ from zero, or the interval is wider than the sweep. The neighbours of the
+    lowest loss if the noise is unknown, without a degree of freedom to spare anywhere in the table.
     """
     if sigma is None:
         return float(sweep.grid[sweep.best - 1]), float(sweep.grid[min(sweep.best + 1, sweep.grid.size - 1)])
@@ -110,7 +110,8 @@ def _lr_interval(sweep: Sweep, fit: Parabola, sigma: float | None, noise: Noise)
     if interval is None:
         return None
     low, high = (float(np.hypot(end - fit.vertex, noise.quantile * noise.window_octaves)) for end in interval)
-    return fit.vertex - low, fit.vertex + high
+    # Wider than all that was swept: the data would not notice the learning rate.
+    return (fit.vertex - low, fit.vertex + high) if low + high < np.ptp(sweep.grid) else None
 
 
 def _sensitivity(sweep: Sweep, fit: Parabola | None, sigma: float | None, quantile: float) -> dict[str, Estimate]:

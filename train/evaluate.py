@@ -5,7 +5,7 @@ window with weight 0), so no rank waits for another; sums are reduced once.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,19 +30,14 @@ def validate(
         start = first + rank * micro_batch_seqs
         mine = windows[start : start + micro_batch_seqs]
         tokens = torch.from_numpy(mine if len(mine) else windows[:1]).to(device)
-        if first == 0:
-            with observe(network) as squares:
-                logits = network(input_ids=tokens[:, :-1]).logits
-            rms = {kind: (sum(values) / len(values)) ** 0.5 for kind, values in squares.items()}
-        else:
+        with observe(network) if first == 0 else nullcontext({}) as squares:
             logits = network(input_ids=tokens[:, :-1]).logits
+        rms |= {kind: (sum(values) / len(values)) ** 0.5 for kind, values in squares.items()}
         if len(mine):
-            losses = nn.functional.cross_entropy(
-                logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none"
-            )
-            total += torch.stack(
-                [losses.double().sum(), torch.tensor(losses.numel(), dtype=torch.float64, device=device)]
-            )
+            targets = tokens[:, 1:].flatten()
+            losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
+            total[0] += losses.double().sum()
+            total[1] += targets.numel()
     network.train()
     dist.all_reduce(total)
     return (total[0] / total[1]).item(), rms

@@ -3,7 +3,6 @@
 Starting Python, torch and DeepSpeed costs as long as a small run, so a worker pays it once.
 """
 
-import logging
 import time
 import traceback
 from collections.abc import Callable
@@ -34,7 +33,6 @@ from train.loop import train
 from train.provenance import write_provenance
 from train.wandb_mirror import open_mirror
 
-log = logging.getLogger(__name__)
 PREEMPTED = 85  # exit code of a run that was stopped and can be resumed
 T = TypeVar("T")
 
@@ -46,63 +44,66 @@ def run_single(config_file: Path, overrides: list[str], run_dir: Path | None, da
     config = config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": manifest.fingerprint})})
     where = run_dir or Path("runs/single/runs") / run_id(config)
     on_rank_0_first(lambda: create_run(where, config))
-    if (state := read_status(where).state) in ENDED:
-        print(f"nothing to do: {where} is {state}")
-        return 0
-    return run_claimed([where], data_dir, stop_watch((where / "STOP",), None), launched)
+    return run_claimed("single", [where], data_dir, stop_watch((), None), launched)
 
 
 def run_study(study_dir: Path, data_dir: Path, parent: int | None, launched: float) -> int:
     """Train what is left of a planned study, in the manifest's order, sharing the work with other workers."""
     stop = stop_watch((study_dir / "STOP",), parent)
     run_dirs = [run_dir_of(study_dir, identity) for identity in manifest_ids(study_dir)]
-    return run_claimed(run_dirs, data_dir, stop, launched)
+    return run_claimed(study_dir.name, run_dirs, data_dir, stop, launched)
 
 
-def run_claimed(run_dirs: list[Path], data_dir: Path, stop: Callable[[], bool], launched: float) -> int:
-    """Take one unclaimed run after another; a run that fails is recorded and does not stop the others."""
-    began, failed, first = time.time(), False, True
+def run_claimed(study: str, run_dirs: list[Path], data_dir: Path, stop: Callable[[], bool], launched: float) -> int:
+    """Take one run after another that is left and unclaimed; one that fails is recorded and the others go on."""
+    began, code, first = time.time(), 0, True
     for run_dir in run_dirs:
         if shared(stop() if dist.get_rank() == 0 else None):
             return PREEMPTED
-        if not shared(_take(run_dir, began) if dist.get_rank() == 0 else None):
+        reason = shared(_not_ours(run_dir, began) if dist.get_rank() == 0 else None)
+        if reason:
+            if dist.get_rank() == 0:
+                print(f"{run_dir}: {reason}", flush=True)
             continue
         try:
-            mine = stop_watch((run_dir / "STOP",), None)
-            state = run_one(run_dir, data_dir, lambda own=mine: stop() or own(), launched if first else None)
-            first = False
-            if state == "preempted":
-                return PREEMPTED
+            own_stop = stop_watch((run_dir / "STOP",), None)
+            state = run_one(study, run_dir, data_dir, lambda own=own_stop: stop() or own(), launched if first else None)
+            code, first = max(code, PREEMPTED if state == "preempted" else 0), False
         except Exception as error:
-            failed = True
+            code = max(code, 1)
             traceback.print_exc()
             if dist.get_rank() == 0:
-                reason = {"state": "failed", "message": f"{type(error).__name__}: {error}".splitlines()[0]}
-                write_status(run_dir, read_status(run_dir).model_copy(update={**reason, "updated": time.time()}))
+                failure = {"state": "failed", "message": f"{type(error).__name__}: {error}".splitlines()[0]}
+                write_status(run_dir, read_status(run_dir).model_copy(update={**failure, "updated": time.time()}))
             if dist.get_world_size() > 1:
                 raise  # the other ranks are inside a collective call; only the launcher can end them
         finally:
             if dist.get_rank() == 0:
                 release(run_dir)
-    return int(failed)
+    return code
 
 
-def _take(run_dir: Path, began: float) -> bool:
-    """Claim a run unless it has ended or has failed since this worker began."""
+def _not_ours(run_dir: Path, began: float) -> str | None:
+    """Why not to train a run now; None once it is claimed."""
 
-    def open_for_us() -> bool:
+    def obstacle() -> str | None:
         status = read_status(run_dir)
-        return status.state not in ENDED and not (status.state == "failed" and status.updated >= began)
+        if status.state in ENDED:
+            return f"nothing to do, it is {status.state}"
+        if status.state == "failed" and status.updated >= began:
+            return "it failed a moment ago"
+        return "its STOP file asks to leave it; remove that to go on" if (run_dir / "STOP").exists() else None
 
-    if not (open_for_us() and claim(run_dir)):
-        return False
-    if not open_for_us():  # it ended between the look and the claim
+    if reason := obstacle():
+        return reason
+    if not claim(run_dir):
+        return "another process works on it"
+    if reason := obstacle():  # it ended between the look and the claim
         release(run_dir)
-        return False
-    return True
+    return reason
 
 
-def run_one(run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
+def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
     """Train one run that this worker has claimed; `launched` is when the worker was, for its first run."""
     config = read_config(run_dir)
     manifest = open_corpus(config.data, data_dir)
@@ -116,7 +117,7 @@ def run_one(run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: f
     if launched is not None:
         previous = previous.model_copy(update={"startup_seconds": time.time() - launched})
     quiet = (lambda row: None), (lambda status: None)
-    on_row, at_end = open_mirror(config, run_dir, run_dir.parents[1].name) if dist.get_rank() == 0 else quiet
+    on_row, at_end = open_mirror(config, run_dir, study) if dist.get_rank() == 0 else quiet
     status = train(config, steps, stores, run_dir, previous, stop, on_row)
     at_end(status)
     return status.state

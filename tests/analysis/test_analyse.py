@@ -147,3 +147,10 @@ def test_readouts_inside_a_decay_are_not_budgets():
     found = analyse(table)
     assert {cell.tokens for cell in found.cells} == {2**20}
     assert any("decaying schedule" in text for text in found.warnings)
+
+
+def test_a_thin_noisy_grid_comes_to_an_end():
+    """On this table a profile once walked beside the limit of its parameter for ever, a rounding error short."""
+    lrs, batches = tuple(2.0**k for k in range(-9, -4)), (2**9, 2**10, 2**11, 2**12)
+    law = {"batch_crit": 5000, "best_batch": 300, "noise": 0.006, "diverge_above": 2.2}
+    assert analyse(planted_table(lrs=lrs, batches=batches, **law)).cells

@@ -56,6 +56,32 @@ def test_a_flat_curve_is_not_an_optimum():
     assert cell.lr.value is None
 
 
+def test_an_interval_wider_than_the_sweep_is_not_an_optimum():
+    """At 95 % the curvature may just differ from zero while lr* could be anything; nothing is printed to 2^384."""
+    states = set()
+    for seed in range(60):
+        table = planted_table(widths=(64,), budgets=(2**19,), curvature=0.008, noise=0.01, rng_seed=seed)
+        for cell in find_optima(table).cells:
+            states.add(cell.state)
+            if cell.state == "interior":
+                lrs = table["lr"]
+                assert cell.lr.high / cell.lr.low < lrs.max() / lrs.min()
+    assert "not_convex" in states
+
+
+def test_a_batch_off_its_parabola_keeps_its_own_noise():
+    """Few steps make a steep, crooked U; it must widen its own intervals, not those of every cell of the budget."""
+    table = planted_table(widths=(32, 64), budgets=(2**19,), seeds=(0, 1), noise=0.005)
+    batch = table["batch_tokens"].max()
+    crooked = table["batch_tokens"] == batch
+    octaves = np.log2(table["lr"][crooked]) - np.log2(table["lr"]).mean()
+    table.loc[crooked, "loss"] += 0.15 * np.maximum(octaves, 0) ** 3
+    noise = find_optima(table).noise
+    assert set(noise.misfit) == {(2**19, batch)}
+    assert noise.of(2**19, batch) > 3 * noise.sigma[2**19]
+    assert noise.sigma[2**19] == pytest.approx(0.005, rel=0.4)
+
+
 def test_extra_seeds_near_the_optimum_do_not_tilt_it():
     table = planted_table(**ONE_CELL, seeds=(0, 1, 2))
     table["loss"] += 0.05 * table["seed"]  # a seed's own level

@@ -1,0 +1,56 @@
+"""One run from the command line, under torchrun: to its end, again, and beside a STOP file."""
+
+import subprocess
+import sys
+
+import pytest
+
+from configs.rundir import read_metrics, read_status
+from tests.processes import ENVIRONMENT, ROOT
+
+RUN = """
+model: {width: 32, base_width: 32, depth: 1, head_dim: 16, seq_len: 32}
+data: {valid_tokens: 1024}
+batch_tokens: 256
+budget_tokens: 2048
+log: {wandb: offline}
+"""
+
+
+def torchrun(*arguments: object, cwd: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "train" / "pretrain.py"), *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, cwd=str(cwd), capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def arguments(tmp_path, data_dir):
+    (tmp_path / "run.yaml").write_text(RUN)
+    return ("--config", "run.yaml", "--run-dir", "here", "--data-dir", data_dir)
+
+
+def test_a_run_ends_once(arguments, tmp_path):
+    done = torchrun(*arguments, "lr=2^-8", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = read_status(tmp_path / "here")
+    assert (status.state, status.world_size, status.tokens) == ("finished", 2, 2048)
+    assert status.startup_seconds > 0
+    assert len(list((tmp_path / "here" / "wandb").glob("offline-run-*"))) == 1
+    before = read_metrics(tmp_path / "here")
+    again = torchrun(*arguments, "lr=2^-8", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "nothing to do, it is finished" in again.stdout
+    assert read_metrics(tmp_path / "here") == before
+    other = torchrun(*arguments, "lr=2^-9", cwd=tmp_path)
+    assert other.returncode != 0
+    assert "error: here holds another run" in other.stderr
+    assert read_status(tmp_path / "here") == status
+
+
+def test_a_stop_file_keeps_a_run_from_starting(arguments, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "STOP").touch()
+    done = torchrun(*arguments, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "remove that to go on" in done.stdout
+    assert read_status(tmp_path / "here").state == "pending"
