@@ -48,7 +48,7 @@ class Cell:
     state: CellState
     lr: Estimate  # eta*, at base width
     loss: Estimate  # loss at eta*, nats
-    curvature: Estimate  # nats per octave squared: S_c of methods (quadratic in log2 lr)
+    curvature: Estimate  # nats per octave squared: S_c, of the quadratic in log2 lr
     argmin_lr: float  # raw argmin over the grid
     argmin_loss: float
     n_lrs: int

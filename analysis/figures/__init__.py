@@ -26,7 +26,7 @@ FIGURES: tuple[Callable[[pd.DataFrame, Analysis], Figure], ...] = (
 
 
 def draw(table: pd.DataFrame, analysis: Analysis) -> tuple[Figure, ...]:
-    """Every figure of methods 1d; one that cannot be drawn from this table says why."""
+    """Every figure, in order; one that cannot be drawn from this table says why."""
     return tuple(figure(table, analysis) for figure in FIGURES)
 
 

@@ -18,7 +18,7 @@ _BAND_POINTS = 60
 
 
 def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """B_crit(T) by each definition and B*(T) per width, with the fitted growth (methods 1d, figure 3)."""
+    """B_crit(T) by each definition and B*(T) per width, with the fitted growth: figure 3."""
     found = [
         {"kind": "batch_crit", "series": crit.definition, "width": None, "tokens": crit.tokens}
         | spread("batch", crit.batch)
@@ -71,7 +71,7 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
 
 
 def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """Loss at the tuned learning rate above the best batch's, one curve per T (methods 1d, figure 7)."""
+    """Loss at the tuned learning rate above the best batch's, one curve per T: figure 7."""
     frame = cells(analysis)
     data = frame[[*KEY, "state", *estimate_columns("loss"), "argmin_loss"]].copy()
     data["tuned"] = data["loss"].fillna(data["argmin_loss"])

@@ -41,13 +41,14 @@ def slope(width: np.ndarray, rms: np.ndarray) -> Slope:
 
 
 def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """RMS of activations against width, at init and at a readout, with the exponent (methods 1d, figure 8)."""
+    """RMS of activations against width, at init and at a readout, with the exponent: figure 8."""
     figure_id, title = "coordinate-check", f"Coordinate check: activation size against width ({schedule_of(table)})"
     caption = (
         "RMS of activations on the first validation batch against width N, before the first step and after training; "
         "points are single runs, lines join the means, the number is the exponent of N (± one standard error with "
-        "three widths or more). Under muP exponents stay within about ±0.1; a logit exponent above 0.3 is the mark "
-        "of standard parametrisation."
+        "three widths or more). Before the first step muP gives 0 for all but the logits, and −½ for them: a random head "
+        "under the multiplier base width / N. After it muP keeps every exponent from growing; under standard "
+        "parametrisation they are clearly positive. Small or badly tuned widths also differ by how far they have come."
     )
     columns = [f"rms_{site}{end}" for site in SITES for end in ("_init", "")]
     where = _comparable(table, analysis)

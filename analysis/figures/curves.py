@@ -24,7 +24,7 @@ _HOW = (
 
 
 def loss_against_lr(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """U-curves of every (N, T), one curve per B (methods 1d, figure 5)."""
+    """U-curves of every (N, T), one curve per B: figure 5."""
     data = _marks(table, list(analysis.cells))
     widths, budgets = levels(table, "width"), levels(table, "tokens")
     figure_id, title = "loss-against-lr", f"Loss against learning rate, every cell ({schedule_of(table)})"
@@ -37,7 +37,7 @@ def loss_against_lr(table: pd.DataFrame, analysis: Analysis) -> Figure:
 
 
 def loss_against_lr_by_width(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """Loss against lr for all widths at one B of each T: does the optimum stay (methods 1d, figure 9)?"""
+    """Loss against lr for all widths at one B of each T: does the optimum stay? Figure 9"""
     chosen = {tokens: _shared_batch(analysis.cells, tokens) for tokens in sorted({c.tokens for c in analysis.cells})}
     data = _marks(table, [cell for cell in analysis.cells if chosen[cell.tokens] == cell.batch_tokens])
     figure_id, title = "width-transfer", f"Does the optimum stay when the width grows? ({schedule_of(table)})"

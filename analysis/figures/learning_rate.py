@@ -19,7 +19,7 @@ DRAWN_FORMS = {"surge": "solid", "sqrt_saturation": "dot"}
 
 
 def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """eta*(T), one curve per B, one panel per width, with slopes +-1/2 (methods 1d, figure 1)."""
+    """eta*(T), one curve per B, one panel per width, with slopes +-1/2: figure 1."""
     data = cells(analysis)[[*KEY, "state", *estimate_columns("lr")]]
     figure_id, title = "lr-against-tokens", f"Tuned learning rate against token budget ({schedule_of(table)})"
     caption = (
@@ -66,7 +66,7 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
 
 
 def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """eta*(B), one curve per T, with fitted surge and saturation curves and B_crit (methods 1d, figure 2)."""
+    """eta*(B), one curve per T, with fitted surge and saturation curves and B_crit: figure 2."""
     points = cells(analysis)[[*KEY, "state", *estimate_columns("lr")]].assign(kind="cell", form="")
     figure_id, title = "lr-against-batch", f"Tuned learning rate against batch ({schedule_of(table)})"
     caption = (
@@ -139,7 +139,7 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
 
 
 def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """eta_crit(T) of the surge form and eta_inf(T) of the saturation, with the growth fit (methods 1d, figure 4)."""
+    """eta_crit(T) of the surge form and eta_inf(T) of the saturation, with the growth fit: figure 4."""
     data = numeric(
         (
             {"kind": "law", "form": law.form, "tokens": law.tokens}

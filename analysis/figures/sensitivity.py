@@ -18,7 +18,7 @@ _MEASURES = {
 
 
 def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
-    """Three sensitivities against T, one curve per B; a row per measure, a column per width (methods 1d, figure 6)."""
+    """Three sensitivities against T, one curve per B; a row per measure, a column per width: figure 6."""
     found = (
         dict(zip(KEY, (cell.width, cell.tokens, cell.batch_tokens), strict=True))
         | {"measure": name}

@@ -25,9 +25,8 @@ optimizer: {weight_decay: 0.1, clip_norm: 0.5}
 log: {every_tokens: 1024, wandb: disabled}
 """
 STEPS = 16
-# fp32 sums in another order: the largest relative difference seen over all layouts was 3e-7 in the loss and 4e-6 in
-# the gradient norm; a mean of means or a lost micro-batch shows at 1e-3.
-LOSS_TOLERANCE, NORM_TOLERANCE = 3e-6, 5e-5
+# fp32 sums in another order: the largest relative differences seen were 1.7e-7 in the loss and 5.8e-7 in the norm.
+LOSS_TOLERANCE, NORM_TOLERANCE = 1e-6, 5e-6
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +76,12 @@ def test_layouts_follow_the_reference(
     assert (plan["accumulation"], plan["world_size"]) == (accumulation, ranks)
     rows = [row for row in read_metrics(run_dir) if row["kind"] == "train"]
     losses, norms = reference
-    assert [row["loss"] for row in rows] == pytest.approx(losses, rel=LOSS_TOLERANCE)
-    assert [row["grad_norm"] for row in rows] == pytest.approx(norms, rel=NORM_TOLERANCE)
+    assert len(rows) == STEPS
+    loss_error = max(abs(row["loss"] / loss - 1) for row, loss in zip(rows, losses, strict=True))
+    norm_error = max(abs(row["grad_norm"] / norm - 1) for row, norm in zip(rows, norms, strict=True))
+    print(f"ZeRO {stage}, {ranks} ranks, accumulation {accumulation}: loss {loss_error:.1e}, norm {norm_error:.1e}")
+    assert loss_error < LOSS_TOLERANCE
+    assert norm_error < NORM_TOLERANCE
     assert max(norms) > 0.5 > min(norms), "clipping should act on some steps and not on others"
     status = read_status(run_dir)
     assert (status.state, [readout.tokens for readout in status.readouts]) == ("finished", [0, 8192, 16384])
