@@ -59,8 +59,11 @@ def watching(console: Console, look: Callable[[], Snapshot]) -> Iterator[Callabl
         task = progress.add_task("starting workers", total=first.tokens_total, completed=first.tokens_done)
 
         def watch() -> None:
-            nonlocal printed
-            now, elapsed = look(), time.monotonic() - began
+            nonlocal printed, began
+            now = look()
+            if now.tokens_done == first.tokens_done:  # start-up is not speed
+                began = time.monotonic()
+            elapsed = time.monotonic() - began
             line = now.line((now.tokens_done - first.tokens_done) / elapsed if elapsed else 0.0)
             progress.update(task, completed=now.tokens_done, description=line)
             if not console.is_terminal and time.monotonic() - printed >= QUIET_PERIOD_S:

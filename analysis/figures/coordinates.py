@@ -46,7 +46,7 @@ def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
     caption = (
         "RMS of activations on the first validation batch against width N, before the first step and after training; "
         "points are single runs, lines join the means, the number is the exponent of N (± one standard error with "
-        "three widths or more). Before the first step muP gives 0 for all but the logits, and −½ for them: a random head "
+        "three widths or more). Before the first step muP gives 0, and −½ for the logits: a random head "
         "under the multiplier base width / N. After it muP keeps every exponent from growing; under standard "
         "parametrisation they are clearly positive. Small or badly tuned widths also differ by how far they have come."
     )
