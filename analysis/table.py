@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from configs.errors import ConfigError
 from configs.plan import n_params
 from configs.rundir import Status, manifest_ids, read_config, read_status, run_dir_of, write_atomic
 from configs.schema import RunConfig
@@ -64,14 +63,6 @@ def write_table(table: pd.DataFrame, study_dir: Path) -> tuple[Path, Path]:
     write_atomic(parquet, buffer.getvalue())
     write_atomic(csv, table.to_csv(index=False))
     return parquet, csv
-
-
-def read_table(study_dir: Path) -> pd.DataFrame:
-    """The table that `bcrit table` wrote. Raises ConfigError if there is none."""
-    try:
-        return pd.read_parquet(study_dir / "table.parquet")
-    except FileNotFoundError:
-        raise ConfigError(f"{study_dir}: no table.parquet: run `bcrit table` first") from None
 
 
 def _rows(run_dir: Path, study: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 A claim is stale when its process is dead (same host) or its run's heartbeat stopped (other host).
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from configs.rundir import read_status, write_atomic
 
 HEARTBEAT_LIMIT_S = 600.0
+TAKEOVER_LIMIT_S = 60.0
 
 
 def process_alive(pid: int, started: str) -> bool:
@@ -31,23 +33,10 @@ def process_start(pid: int) -> str:
 def claim(run_dir: Path) -> bool:
     """Try to take a run; False if a live process has it. Takes over a stale claim."""
     path = run_dir / "claim.json"
+    if path.exists() and not _clear_stale(path, run_dir):
+        return False
     pid = os.getpid()
     mine = {"host": socket.gethostname(), "pid": pid, "started": process_start(pid), "time": time.time()}
-    if path.exists():
-        if not _stale(path, run_dir):
-            return False
-        # Renaming is atomic and succeeds for one contender only: the loser finds no file and gives up.
-        grave = path.with_name(f".claim.{pid}.stale")
-        try:
-            os.rename(path, grave)
-        except FileNotFoundError:
-            return False
-        still_stale = _stale(grave, run_dir)
-        if not still_stale:  # another contender renewed the claim between our look and our rename: put it back
-            os.link(grave, path)
-        grave.unlink()
-        if not still_stale:
-            return False
     draft = path.with_name(f".claim.{pid}.tmp")
     write_atomic(draft, json.dumps(mine) + "\n")
     try:
@@ -57,6 +46,25 @@ def claim(run_dir: Path) -> bool:
     finally:
         draft.unlink(missing_ok=True)
     return True
+
+
+def _clear_stale(path: Path, run_dir: Path) -> bool:
+    """Remove a claim that is stale; of several contenders one at a time looks and removes, the others give up."""
+    turn = path.with_name("claim.takeover")
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - turn.stat().st_mtime > TAKEOVER_LIMIT_S:  # its owner died in between
+            turn.unlink()
+    try:
+        os.close(os.open(turn, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    try:
+        stale = _stale(path, run_dir)
+        if stale:
+            path.unlink(missing_ok=True)
+        return stale
+    finally:
+        turn.unlink(missing_ok=True)
 
 
 def release(run_dir: Path) -> None:

@@ -31,7 +31,7 @@ ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 class Readout(BaseModel):
     """Losses (nats) and activation sizes at one token count."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     tokens: int
     loss: float  # validation, over the whole fixed validation set
@@ -42,7 +42,7 @@ class Readout(BaseModel):
 class Status(BaseModel):
     """Where a run stands. The file, not an exit code, is the truth."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     state: State = "pending"
     tokens: int = 0
@@ -111,7 +111,8 @@ def read_config(run_dir: Path) -> RunConfig:
 def create_run(run_dir: Path, config: RunConfig) -> None:
     """Make a run's directory, or check that the one there belongs to the same question.
 
-    Engine, logging and checkpoint settings may change between attempts; they do not define the result.
+    Engine, logging and checkpoint settings may change between attempts; they do not define the result. The record of
+    a run that has ended stays as it is.
     Raises ConfigError if the directory holds a run with other settings.
     """
     from configs.identity import run_id
@@ -119,9 +120,8 @@ def create_run(run_dir: Path, config: RunConfig) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     if (run_dir / "config.json").exists() and run_id(read_config(run_dir)) != run_id(config):
         raise ConfigError(f"{run_dir} holds another run: choose another directory, or remove it")
-    text = config.model_dump_json(indent=1) + "\n"
-    if not (run_dir / "config.json").exists() or (run_dir / "config.json").read_text() != text:
-        write_atomic(run_dir / "config.json", text)
+    if read_status(run_dir).state not in ENDED:
+        write_atomic(run_dir / "config.json", config.model_dump_json(indent=1) + "\n")
 
 
 def metrics_path(run_dir: Path, attempt: int) -> Path:

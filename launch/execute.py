@@ -13,7 +13,7 @@ from configs.manifest import Manifest
 from configs.plan import check_tokens
 from configs.rundir import ENDED, create_run, read_status, run_dir_of, write_atomic
 from configs.schema import RunConfig
-from launch.local import Layout, execute
+from launch.local import FINE, Layout, execute, log_of
 from launch.progress import Snapshot, snapshots, watching
 from launch.study import PlannedStudy
 
@@ -84,5 +84,5 @@ def run_study(
     console.print(f"{left} of {len(run_dirs)} runs to do with {size}; logs in {study_dir}/logs")
     with watching(console, look) as watch:
         codes = execute(study_dir, data_dir, fewer, watch)
-    broken = tuple(study_dir / "logs" / f"worker-{index}.log" for index, code in enumerate(codes) if code)
+    broken = tuple(log_of(study_dir, index) for index, code in enumerate(codes) if code not in FINE)
     return Outcome(run_dirs, False, broken, before, look())

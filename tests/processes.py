@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launch.local import free_port
+from launch.local import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
@@ -15,7 +15,13 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PY
 def deepspeed(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     """`deepspeed --num_gpus RANKS train/pretrain.py ARGUMENTS`."""
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
-    command = [*launcher, "--master_port", str(free_port()), str(ROOT / "train" / "pretrain.py"), *map(str, arguments)]
+    command = [
+        *launcher,
+        "--master_port",
+        str(free_ports(1)[0]),
+        str(ROOT / "train" / "pretrain.py"),
+        *map(str, arguments),
+    ]
     return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 

@@ -61,6 +61,20 @@ def load_latest(engine: Engine, run_dir: Path) -> dict[str, Any] | None:
     return state
 
 
+def export(engine: Engine, run_dir: Path) -> None:
+    """Write the weights, in compute precision, as a plain Hugging Face model to run_dir/model.
+
+    Not under ZeRO-3, where no rank holds them whole.
+    """
+    if dist.get_rank() == 0 and engine.zero_optimization_stage() < 3:
+        partial, final = run_dir / ".model.partial", run_dir / "model"
+        shutil.rmtree(partial, ignore_errors=True)
+        engine.module.save_pretrained(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(partial, final)
+    dist.barrier()
+
+
 def remove(run_dir: Path) -> None:
     """Drop all checkpoints of a run."""
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)

@@ -5,8 +5,11 @@ learning-rate schedules overwrite per-group rates, so they are never used; ZeRO-
 we clip ourselves; bf16 would accumulate gradients in bf16, so the accumulation type is always fp32.
 """
 
+import gc
 import logging
 import os
+import platform
+import resource
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -47,14 +50,27 @@ def start_distributed() -> None:
     if accelerator.device_name() == "cpu":
         # The shared-memory all-reduce would be compiled at first use and fails where there is no compiler; gloo does.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    else:
+        # Before the first collective: NCCL would put rank 1's tensors on device 0.
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
 
 
 def device() -> torch.device:
     """This rank's device."""
-    if accelerator.device_name() != "cpu":
-        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
     return torch.device(accelerator.current_device_name())
+
+
+def device_label() -> str:
+    """What a rank runs on, for people."""
+    return f"cpu ({platform.machine()})" if device().type == "cpu" else torch.cuda.get_device_name(device())
+
+
+def peak_memory_bytes() -> int:
+    """Most memory this process has held: on its GPU, or resident."""
+    if device().type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return accelerator.max_memory_allocated()
 
 
 def deepspeed_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
@@ -72,7 +88,7 @@ def deepspeed_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
     }
 
 
-def initialise(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> Engine:
+def wrap(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> Engine:
     """Wrap the model and our own AdamW, and check that every group survived the wrapping."""
     optimizer = AdamW(
         optimizer_groups(network, rows, config),
@@ -132,6 +148,14 @@ def optimizer_step(
     if norm is None:
         norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=engine.device)
     return total / count, norm
+
+
+def release(engine: Engine) -> None:
+    """Free an engine's memory, also after an error, so that the next run in this process has it."""
+    engine.destroy()
+    gc.collect()
+    if device().type != "cpu":
+        accelerator.empty_cache()
 
 
 def stop_distributed() -> None:

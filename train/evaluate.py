@@ -5,7 +5,7 @@ window with weight 0), so no rank waits for another; sums are reduced once.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,26 +13,20 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+OBSERVED_WINDOWS = 8  # a fixed number, so that sizes of activations do not depend on the micro-batch
+
 
 @torch.no_grad()
-def validate(
-    network: nn.Module, windows: np.ndarray, micro_batch_seqs: int, device: torch.device
-) -> tuple[float, dict[str, float]]:
-    """Mean cross-entropy in nats over all targets of `windows` (n, seq_len + 1), and RMS activations by module kind.
-
-    The loss is the same on every rank; the activations are those of this rank's first windows (rank 0 records them).
-    """
+def validate(network: nn.Module, windows: np.ndarray, micro_batch_seqs: int, device: torch.device) -> float:
+    """Mean cross-entropy in nats over all targets of `windows` (n, seq_len + 1), the same on every rank."""
     rank, world = dist.get_rank(), dist.get_world_size()
     total = torch.zeros(2, dtype=torch.float64, device=device)  # sum of losses, number of targets
-    rms: dict[str, float] = {}
     network.eval()
     for first in range(0, len(windows), world * micro_batch_seqs):
         start = first + rank * micro_batch_seqs
         mine = windows[start : start + micro_batch_seqs]
         tokens = torch.from_numpy(mine if len(mine) else windows[:1]).to(device)
-        with observe(network) if first == 0 else nullcontext({}) as squares:
-            logits = network(input_ids=tokens[:, :-1]).logits
-        rms |= {kind: (sum(values) / len(values)) ** 0.5 for kind, values in squares.items()}
+        logits = network(input_ids=tokens[:, :-1]).logits
         if len(mine):
             targets = tokens[:, 1:].flatten()
             losses = nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="none")
@@ -40,7 +34,18 @@ def validate(
             total[1] += targets.numel()
     network.train()
     dist.all_reduce(total)
-    return (total[0] / total[1]).item(), rms
+    return (total[0] / total[1]).item()
+
+
+@torch.no_grad()
+def activation_sizes(network: nn.Module, windows: np.ndarray, device: torch.device) -> dict[str, float]:
+    """RMS of activations by module kind (see `observe`) over the first OBSERVED_WINDOWS windows."""
+    network.eval()
+    with observe(network) as squares:
+        for window in windows[:OBSERVED_WINDOWS]:
+            network(input_ids=torch.from_numpy(window[None, :-1]).to(device))
+    network.train()
+    return {kind: (sum(values) / len(values)) ** 0.5 for kind, values in squares.items()}
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from train import checkpoints
 from train.control import agree
 from train.data.batches import TokenStore, sequences, windows
 from train.divergence import divergence
-from train.engine import check_groups, device, initialise, optimizer_step, set_lr
-from train.evaluate import validate
+from train.engine import Engine, check_groups, device, optimizer_step, release, set_lr, wrap
+from train.evaluate import activation_sizes, validate
 from train.metrics import Record
 from train.model import build, loss_of
-from train.parametrization import verify
+from train.parametrization import Row, verify
 from train.schedules import step_shape
 
 
@@ -39,14 +39,30 @@ def train(
     `stores` are the training and validation tokens; `previous` is the status left by earlier attempts. `on_row` gets
     every metrics row as it is written.
     """
+    network = build(config.model, config.seed)
+    network.to(device())  # pyright: ignore[reportArgumentType]
+    rows = verify(network, config.model)
+    engine = wrap(network, rows, config, plan)
+    try:
+        return _train(engine, rows, config, plan, stores, run_dir, previous, stop_requested, on_row)
+    finally:
+        release(engine)
+
+
+def _train(
+    engine: Engine,
+    rows: tuple[Row, ...],
+    config: RunConfig,
+    plan: Plan,
+    stores: tuple[TokenStore, TokenStore],
+    run_dir: Path,
+    previous: Status,
+    stop_requested: Callable[[], bool],
+    on_row: Callable[[dict[str, Any]], None],
+) -> Status:
     train_store, valid_store = stores
     held_out = windows(valid_store, np.arange(config.data.valid_tokens // config.model.seq_len))
-    where = device()
-    network = build(config.model, config.seed)
-    network.to(where)  # pyright: ignore[reportArgumentType]
-    rows = verify(network, config.model)
-    engine = initialise(network, rows, config, plan)
-
+    network, where = engine.module, device()
     saved = checkpoints.load_latest(engine, run_dir) or {"tokens": 0, "pending": [], "readouts": [], "seconds": 0.0}
     status = previous.model_copy(
         update={
@@ -62,8 +78,8 @@ def train(
     first_step = step = saved["tokens"] // config.batch_tokens
     losses: list[float] = saved["pending"]  # of the steps since the last record, reduced over ranks
     fresh: list[torch.Tensor] = []  # of the last steps, still this rank's
-    stepping = 0.0
     started = checkpointed = time.monotonic()
+    aside = 0.0  # seconds of this attempt in validation and checkpoints
 
     def seconds() -> float:
         return saved["seconds"] + time.monotonic() - started
@@ -74,16 +90,23 @@ def train(
 
     def read_out(tokens: int, train_loss: float | None) -> bool:
         """Validate, record, and say whether the loss is finite."""
-        loss, rms = validate(network, held_out, config.engine.micro_batch_seqs, where)
+        nonlocal aside
+        clock = time.monotonic()
+        loss = validate(network, held_out, config.engine.micro_batch_seqs, where)
+        rms = activation_sizes(network, held_out, where)
         write({"kind": "valid", "tokens": tokens, "loss": loss} | {f"rms_{kind}": size for kind, size in rms.items()})
         if math.isfinite(loss):
             readout = Readout(tokens=tokens, loss=loss, train_loss=train_loss, rms=rms)
             record.update(readouts=(*record.status.readouts, readout))
+        aside += time.monotonic() - clock
         return math.isfinite(loss)
 
     def checkpoint(tokens: int) -> None:
+        nonlocal aside
+        clock = time.monotonic()
         readouts = [readout.model_dump() for readout in record.status.readouts]
         checkpoints.save(engine, run_dir, tokens, {"pending": losses, "readouts": readouts, "seconds": seconds()})
+        aside += time.monotonic() - clock
 
     if not record.status.readouts and not read_out(0, None):
         raise FloatingPointError("the validation loss is not finite before the first step: check the model's init")
@@ -91,7 +114,6 @@ def train(
     state: State = "finished"
 
     while step < plan.steps:
-        clock = time.monotonic()
         lr = config.lr * step_shape(config.schedule, config.budget_tokens, config.batch_tokens, step)
         set_lr(engine, lr)
         parts = (loss_of(engine, batch) for batch in micro_batches(train_store, config, plan, step, where))
@@ -104,21 +126,21 @@ def train(
         if recording := reading or step % plan.log_every_steps == 0:
             losses, fresh = losses + reduced(fresh), []
             train_loss = sum(losses) / len(losses)
-        stepping += time.monotonic() - clock
 
         if recording:
-            rate = (tokens - saved["tokens"]) / stepping
+            rate = (tokens - saved["tokens"]) / (time.monotonic() - started - aside)
             row = {"kind": "train", "tokens": tokens, "step": step, "loss": train_loss, "lr": lr}
             write(row | {"grad_norm": grad_norm.item(), "tokens_per_s": rate})
-            record.update(tokens=tokens, tokens_per_s=rate, seconds=seconds())
+            record.update(tokens_per_s=rate)
             reason, losses = divergence(losses, limit), []
             if not reason and reading and not read_out(tokens, train_loss):
                 reason = "the validation loss is not finite"
             if reason:
                 state = "diverged"
-                record.update(message=f"{reason} at {tokens:,} tokens")
+                record.update(tokens=tokens, message=f"{reason} at {tokens:,} tokens")
                 break
 
+        record.update(tokens=tokens, seconds=seconds())
         due = time.monotonic() - checkpointed > config.checkpoint.every_seconds
         stopping, saving = agree(stop_requested(), due, where)
         if (stopping or saving) and step < plan.steps:
@@ -133,11 +155,11 @@ def train(
         check_groups(engine, rows, config.model_copy(update={"lr": lr}))
     if state == "finished" and config.checkpoint.keep_final:
         checkpoint(config.budget_tokens)
+        checkpoints.export(engine, run_dir)
     elif state != "preempted" and dist.get_rank() == 0:
         checkpoints.remove(run_dir)
     record.update(now=True, state=state, seconds=seconds())
     record.close()
-    engine.destroy()
     return record.status
 
 

@@ -1,14 +1,12 @@
 """The run's own record, written by rank 0 alone: metrics appended line by line, the status file replaced."""
 
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from configs.rundir import Status, metrics_path, write_status
+from train.engine import peak_memory_bytes
 
 HEARTBEAT_S = 2.0
 
@@ -42,10 +40,3 @@ class Record:
         """Close the metrics file."""
         if self._file:
             self._file.close()
-
-
-def peak_memory_bytes() -> int:
-    """Most memory this process has held: on the GPU if there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -4,7 +4,6 @@ Tensor shapes: B sequences, S positions, D width, V vocabulary.
 """
 
 import hashlib
-import math
 
 import torch
 from torch import nn
@@ -72,8 +71,3 @@ def loss_of(network: nn.Module, tokens_BS1: torch.Tensor) -> torch.Tensor:
     """Mean next-token cross-entropy in nats over all B x S targets; input (B, S + 1) token ids."""
     logits_BSV = network(input_ids=tokens_BS1[:, :-1]).logits
     return nn.functional.cross_entropy(logits_BSV.flatten(0, 1).float(), tokens_BS1[:, 1:].flatten())
-
-
-def uniform_loss(model: ModelConfig) -> float:
-    """Loss of uniform predictions, ln V nats."""
-    return math.log(model.vocab_size)

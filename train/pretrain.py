@@ -8,6 +8,7 @@ Exit codes: 0 finished, diverged or nothing left; 85 stopped and resumable; 1 an
 """
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -27,10 +28,11 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, help="YAML file of a run (see configs/runs)")
     what.add_argument("--study", type=Path, help="directory of a study planned by `bcrit run`")
-    parser.add_argument("--run-dir", type=Path, help="where the run is written (default: runs/single/<id>)")
+    parser.add_argument("--run-dir", type=Path, help="where the run is written (default: runs/single/runs/<id>)")
     parser.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus is kept")
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
     parser.add_argument("--launched", type=float, default=time.time(), help="unix time of the launch, for the record")
+    parser.add_argument("--since", type=float, default=time.time(), help="do not retry runs that failed since then")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a field of the run")
     arguments = parser.parse_args()
@@ -38,11 +40,13 @@ def main() -> int:
     start_distributed()
     try:
         if arguments.study:
-            return run_study(arguments.study, arguments.data_dir, arguments.parent, arguments.launched)
+            times = (arguments.launched, arguments.since)
+            return run_study(arguments.study, arguments.data_dir, arguments.parent, *times)
         where = (arguments.run_dir, arguments.data_dir, arguments.launched)
         return run_single(arguments.config, arguments.overrides, *where)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ["RANK"] == "0":
+            print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         stop_distributed()

@@ -1,7 +1,6 @@
 """Which code, packages, machine and data made a run."""
 
 import importlib.metadata
-import json
 import platform
 import socket
 import subprocess
@@ -13,7 +12,8 @@ from typing import Any
 
 import torch
 
-from configs.rundir import write_atomic
+from configs.rundir import write_json
+from train.engine import device_label
 
 _PACKAGES = ("bcrit", "torch", "deepspeed", "transformers", "datasets", "mup", "wandb", "numpy")
 
@@ -41,13 +41,13 @@ def write_provenance(run_dir: Path, fingerprint: str, world_size: int) -> None:
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "host": socket.gethostname(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
+        "device": device_label(),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    write_atomic(run_dir / "provenance.json", json.dumps(record, indent=1) + "\n")
+    write_json(run_dir / "provenance.json", record)
 
 
 def _version(name: str) -> str:

@@ -8,11 +8,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from configs.claims import claim, release
+from configs.errors import ConfigError
 from configs.identity import run_id
 from configs.load import load_run
 from configs.plan import Hardware, check_tokens, plan
@@ -26,6 +27,7 @@ from configs.rundir import (
     write_json,
     write_status,
 )
+from configs.schema import RunConfig
 from train.control import stop_watch
 from train.data.batches import open_split
 from train.data.open import open_corpus
@@ -34,109 +36,160 @@ from train.provenance import write_provenance
 from train.wandb_mirror import open_mirror
 
 PREEMPTED = 85  # exit code of a run that was stopped and can be resumed
+BUSY = "another process works on it"
+WAIT_S = 1.0  # between looks at runs that other processes work on
 T = TypeVar("T")
 
 
 def run_single(config_file: Path, overrides: list[str], run_dir: Path | None, data_dir: Path, launched: float) -> int:
-    """Train the run of one config file; resume it if it was stopped, say so if it has ended."""
-    config = load_run(config_file, overrides)
-    manifest = on_rank_0_first(lambda: open_corpus(config.data, data_dir))
-    config = config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": manifest.fingerprint})})
-    where = run_dir or Path("runs/single/runs") / run_id(config)
-    on_rank_0_first(lambda: create_run(where, config))
-    return run_claimed("single", [where], data_dir, stop_watch((), None), launched)
+    """Train the run of one config file; resume it if it was stopped, say so if it has ended.
+
+    Raises ConfigError before anything is written if the run cannot be planned or has too few tokens.
+    """
+
+    def prepare() -> Path:
+        config = load_run(config_file, overrides)
+        fingerprint = open_corpus(config.data, data_dir).fingerprint
+        config = config.model_copy(update={"data": config.data.model_copy(update={"fingerprint": fingerprint})})
+        check(config, data_dir)
+        where = run_dir or Path("runs/single/runs") / run_id(config)
+        create_run(where, config)
+        return where
+
+    return run_claimed("single", [on_rank_0(prepare)], data_dir, stop_watch((), None), launched, since=launched)
 
 
-def run_study(study_dir: Path, data_dir: Path, parent: int | None, launched: float) -> int:
+def run_study(study_dir: Path, data_dir: Path, parent: int | None, launched: float, since: float) -> int:
     """Train what is left of a planned study, in the manifest's order, sharing the work with other workers."""
+
+    def order() -> list[Path]:
+        run_dirs = [run_dir_of(study_dir, identity) for identity in manifest_ids(study_dir)]
+        return sorted(run_dirs, key=lambda run_dir: read_status(run_dir).state == "failed")
+
     stop = stop_watch((study_dir / "STOP",), parent)
-    run_dirs = [run_dir_of(study_dir, identity) for identity in manifest_ids(study_dir)]
-    return run_claimed(study_dir.name, run_dirs, data_dir, stop, launched)
+    code = run_claimed(study_dir.name, on_rank_0(order), data_dir, stop, launched, since)
+    return PREEMPTED if code == PREEMPTED else 0  # a worker that came to its end did its work; failures are on record
 
 
-def run_claimed(study: str, run_dirs: list[Path], data_dir: Path, stop: Callable[[], bool], launched: float) -> int:
-    """Take one run after another that is left and unclaimed; one that fails is recorded and the others go on."""
-    began, code, first = time.time(), 0, True
-    for run_dir in run_dirs:
-        if shared(stop() if dist.get_rank() == 0 else None):
-            return PREEMPTED
-        reason = shared(_not_ours(run_dir, began) if dist.get_rank() == 0 else None)
-        if reason:
-            if dist.get_rank() == 0:
-                print(f"{run_dir}: {reason}", flush=True)
-            continue
-        try:
-            own_stop = stop_watch((run_dir / "STOP",), None)
-            state = run_one(study, run_dir, data_dir, lambda own=own_stop: stop() or own(), launched if first else None)
-            code, first = max(code, PREEMPTED if state == "preempted" else 0), False
-        except Exception as error:
-            code = max(code, 1)
-            traceback.print_exc()
-            if dist.get_rank() == 0:
-                failure = {"state": "failed", "message": f"{type(error).__name__}: {error}".splitlines()[0]}
-                write_status(run_dir, read_status(run_dir).model_copy(update={**failure, "updated": time.time()}))
-            if dist.get_world_size() > 1:
-                raise  # the other ranks are inside a collective call; only the launcher can end them
-        finally:
-            if dist.get_rank() == 0:
-                release(run_dir)
+def run_claimed(
+    study: str, run_dirs: list[Path], data_dir: Path, stop: Callable[[], bool], launched: float, since: float
+) -> int:
+    """Take one run after another that is left and unclaimed; one that fails is recorded and the others go on.
+
+    Runs that other processes work on are looked at again until they have ended, in case those processes die. A run
+    that failed after `since` is not tried again.
+    """
+    code, first, waiting = 0, True, list(run_dirs)
+    while waiting:
+        busy = []
+        for run_dir in waiting:
+            if on_rank_0(stop):
+                return PREEMPTED
+            obstacle = on_rank_0(lambda run_dir=run_dir: _take(run_dir, since))
+            if obstacle == BUSY and study != "single":
+                busy.append(run_dir)
+            elif obstacle:
+                say(f"{run_dir}: {obstacle}")
+            else:
+                outcome = _attempt(study, run_dir, data_dir, stop, launched if first else None)
+                code, first = max(code, outcome), False
+        if len(busy) == len(waiting):
+            time.sleep(WAIT_S)
+        waiting = busy
     return code
 
 
-def _not_ours(run_dir: Path, began: float) -> str | None:
+def _take(run_dir: Path, since: float) -> str | None:
     """Why not to train a run now; None once it is claimed."""
 
     def obstacle() -> str | None:
         status = read_status(run_dir)
         if status.state in ENDED:
             return f"nothing to do, it is {status.state}"
-        if status.state == "failed" and status.updated >= began:
-            return "it failed a moment ago"
+        if status.state == "failed" and status.updated >= since:
+            return f"it failed: {status.message}"
         return "its STOP file asks to leave it; remove that to go on" if (run_dir / "STOP").exists() else None
 
     if reason := obstacle():
         return reason
     if not claim(run_dir):
-        return "another process works on it"
+        return BUSY
     if reason := obstacle():  # it ended between the look and the claim
         release(run_dir)
     return reason
 
 
+def _attempt(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> int:
+    """Train a claimed run and give it back; the exit code it asks for."""
+    own_stop = stop_watch((run_dir / "STOP",), None)
+    try:
+        state = run_one(study, run_dir, data_dir, lambda: stop() or own_stop(), launched)
+        return PREEMPTED if state == "preempted" else 0
+    except ConfigError as error:  # found by all ranks alike
+        say(f"error: {error}")
+        _record_failure(run_dir, str(error))
+    except Exception as error:
+        traceback.print_exc()
+        _record_failure(run_dir, f"{type(error).__name__}: {error}")
+        if dist.get_world_size() > 1:
+            raise  # the other ranks are inside a collective call; only the launcher can end them
+    finally:
+        if dist.get_rank() == 0:
+            release(run_dir)
+    return 1
+
+
+def _record_failure(run_dir: Path, message: str) -> None:
+    if dist.get_rank() == 0:
+        failure: dict[str, Any] = {"state": "failed", "message": message.splitlines()[0], "updated": time.time()}
+        write_status(run_dir, read_status(run_dir).model_copy(update=failure))
+
+
 def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
     """Train one run that this worker has claimed; `launched` is when the worker was, for its first run."""
     config = read_config(run_dir)
-    manifest = open_corpus(config.data, data_dir)
-    check_tokens(config, manifest.train.tokens, manifest.valid.tokens, manifest.vocab_size)
-    steps = plan(config, Hardware(world_size=dist.get_world_size()))
-    stores = (open_split(manifest, "train", config.model.seq_len), open_split(manifest, "valid", config.model.seq_len))
+    check(config, data_dir)
+    corpus = open_corpus(config.data, data_dir)
+    planned = plan(config, Hardware(world_size=dist.get_world_size()))
+    stores = (open_split(corpus, "train", config.model.seq_len), open_split(corpus, "valid", config.model.seq_len))
     previous = read_status(run_dir)
     if dist.get_rank() == 0:
-        write_json(run_dir / "plan.json", asdict(steps))
-        write_provenance(run_dir, manifest.fingerprint, dist.get_world_size())
+        write_json(run_dir / "plan.json", asdict(planned))
+        write_provenance(run_dir, corpus.fingerprint, dist.get_world_size())
     if launched is not None:
         previous = previous.model_copy(update={"startup_seconds": time.time() - launched})
     quiet = (lambda row: None), (lambda status: None)
     on_row, at_end = open_mirror(config, run_dir, study) if dist.get_rank() == 0 else quiet
-    status = train(config, steps, stores, run_dir, previous, stop, on_row)
+    status = train(config, planned, stores, run_dir, previous, stop, on_row)
     at_end(status)
     return status.state
 
 
-def on_rank_0_first(action: Callable[[], T]) -> T:
-    """Do it on rank 0, then on the others, so that a file is made once."""
-    if dist.get_rank() != 0:
-        dist.barrier()
-    result = action()
+def check(config: RunConfig, data_dir: Path) -> None:
+    """Raise ConfigError if the run does not fit these ranks or its data."""
+    plan(config, Hardware(world_size=dist.get_world_size()))
+    corpus = open_corpus(config.data, data_dir)
+    check_tokens(config, corpus.train.tokens, corpus.valid.tokens, corpus.vocab_size)
+
+
+def on_rank_0(action: Callable[[], T]) -> T:
+    """Rank 0's result on every rank, or its mistake: ConfigError, also for a path that cannot be used."""
+    box: list[Any] = [None, None]
     if dist.get_rank() == 0:
-        dist.barrier()
-    return result
-
-
-def shared(value: object) -> object:
-    """Rank 0's value on every rank."""
-    if dist.get_world_size() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
+        try:
+            box[0] = action()
+        except ConfigError as error:
+            box[1] = str(error)
+        except OSError as error:
+            box[1] = f"{error.filename}: {error.strerror}; choose another path"
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise ConfigError(box[1])
     return box[0]
+
+
+def say(text: str) -> None:
+    """Print once, not once a rank."""
+    if dist.get_rank() == 0:
+        print(text, flush=True)

@@ -69,7 +69,7 @@ def test_the_seed_and_nothing_else_decides_the_weights():
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_deepspeed_keeps_every_group_and_its_rate(stage, process_group):
-    from train.engine import check_groups, initialise, optimizer_step, set_lr
+    from train.engine import check_groups, optimizer_step, set_lr, wrap
 
     config = RunConfig(
         model=WIDE,
@@ -81,7 +81,7 @@ def test_deepspeed_keeps_every_group_and_its_rate(stage, process_group):
     )
     network = build(WIDE, 0)
     rows = verify(network, WIDE)
-    engine = initialise(network, rows, config, plan(config, Hardware(world_size=1)))
+    engine = wrap(network, rows, config, plan(config, Hardware(world_size=1)))
     tokens = torch.arange(68).reshape(4, 17)
     for step in range(3):
         set_lr(engine, config.lr * (step + 1) / 4)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,9 +10,10 @@ from configs.load import load_run
 from configs.plan import Hardware, plan
 from configs.rundir import Status, create_run, read_metrics, read_status
 from train import checkpoints
-from train.data.batches import open_split
+from train.data.batches import open_split, windows
 from train.data.prepare import ensure_embedded
 from train.loop import train
+from train.model import loss_of
 
 RUN = """
 model: {width: 32, base_width: 16, depth: 1, head_dim: 16, seq_len: 32}
@@ -127,3 +129,21 @@ def test_a_directory_of_another_run_is_refused(run, tmp_path):
     run(tmp_path / "run", stop_after=1)
     with pytest.raises(ConfigError, match="another run"):
         run(tmp_path / "run", "seed=1")
+
+
+def test_the_final_weights_are_a_plain_hugging_face_model(run, tmp_path, data_dir):
+    from transformers import AutoModelForCausalLM
+
+    last = run(tmp_path / "run").readouts[-1]
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    held_out = windows(open_split(ensure_embedded(data_dir), "valid", 32), np.arange(1024 // 32))
+    with torch.no_grad():
+        assert loss_of(network, torch.from_numpy(held_out)).item() == pytest.approx(last.loss, rel=1e-6)
+
+
+def test_bf16_follows_fp32(run, tmp_path):
+    exact, rounded = run(tmp_path / "fp32"), run(tmp_path / "bf16", "precision=bf16")
+    assert rounded.state == "finished"
+    for a, b in zip(exact.readouts, rounded.readouts, strict=True):
+        assert a.loss != b.loss
+        assert b.loss == pytest.approx(a.loss, rel=1e-3)  # seen: 1e-4 at most
