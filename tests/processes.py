@@ -63,5 +63,17 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def mentioning(text: str) -> list[int]:
+    """Processes with `text` in their command line."""
+    found = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if text.encode() in command.read_bytes():
+                found.append(int(command.parent.name))
+        except OSError:
+            continue
+    return found
+
+
 def _bcrit(arguments: tuple[object, ...]) -> list[str]:
     return [sys.executable, "-m", "launch.cli", *map(str, arguments)]

@@ -1,7 +1,6 @@
 """A study killed again and again ends in the run table of a study that was left alone."""
 
 import random
-import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from analysis.table import build_table
 from configs.rundir import read_metrics, read_status
-from tests.processes import bcrit, kill_everything, start_bcrit
+from tests.processes import bcrit, kill_everything, mentioning, start_bcrit
 
 STUDY = """
 name: small
@@ -100,4 +99,4 @@ def test_ctrl_c_leaves_a_study_that_goes_on(undisturbed, tmp_path, data_dir):
     states = {read_status(run_dir).state for run_dir in (out / "runs").glob("*")}
     assert "preempted" in states
     assert "running" not in states
-    assert not subprocess.run(["pgrep", "-f", str(out)], capture_output=True).stdout, "a worker outlived the command"
+    assert not mentioning(str(out)), "a worker outlived the command"
