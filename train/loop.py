@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +26,20 @@ from train.parametrization import Row, verify
 from train.schedules import step_shape
 
 
-def train(
-    config: RunConfig,
-    plan: Plan,
-    stores: tuple[TokenStore, TokenStore],
-    run_dir: Path,
-    previous: Status,
-    stop_requested: Callable[[], bool],
-    on_row: Callable[[dict[str, Any]], None],
-) -> Status:
-    """Train from the newest checkpoint (or from scratch) to the budget, a stop, or divergence; return the status.
-
-    `stores` are the training and validation tokens; `previous` is the status left by earlier attempts. `on_row` gets
-    every metrics row as it is written.
-    """
+@contextmanager
+def built(config: RunConfig, plan: Plan) -> Iterator[tuple[Engine, tuple[Row, ...]]]:
+    """The engine of a freshly initialised model and the table it was built from; freed afterwards, come what may."""
     network = build(config.model, config.seed)
     network.to(device())  # pyright: ignore[reportArgumentType]
     rows = verify(network, config.model)
     engine = wrap(network, rows, config, plan)
     try:
-        return _train(engine, rows, config, plan, stores, run_dir, previous, stop_requested, on_row)
+        yield engine, rows
     finally:
         release(engine)
 
 
-def _train(
+def train(
     engine: Engine,
     rows: tuple[Row, ...],
     config: RunConfig,
@@ -60,6 +50,11 @@ def _train(
     stop_requested: Callable[[], bool],
     on_row: Callable[[dict[str, Any]], None],
 ) -> Status:
+    """Train from the newest checkpoint (or from scratch) to the budget, a stop, or divergence; return the status.
+
+    `engine` and `rows` come from `built`. `stores` are the training and validation tokens; `previous` is the status
+    left by earlier attempts. `on_row` gets every metrics row as it is written.
+    """
     train_store, valid_store = stores
     held_out = windows(valid_store, np.arange(config.data.valid_tokens // config.model.seq_len))
     network, where = engine.module, device()
@@ -123,11 +118,9 @@ def _train(
         tokens = step * config.batch_tokens
 
         reading = tokens in plan.readout_tokens
-        if recording := reading or step % plan.log_every_steps == 0:
+        if reading or step % plan.log_every_steps == 0:
             losses, fresh = losses + reduced(fresh), []
             train_loss = sum(losses) / len(losses)
-
-        if recording:
             rate = (tokens - saved["tokens"]) / (time.monotonic() - started - aside)
             row = {"kind": "train", "tokens": tokens, "step": step, "loss": train_loss, "lr": lr}
             write(row | {"grad_norm": grad_norm.item(), "tokens_per_s": rate})

@@ -31,7 +31,7 @@ from configs.schema import RunConfig
 from train.control import stop_watch
 from train.data.batches import open_split
 from train.data.open import open_corpus
-from train.loop import train
+from train.loop import built, train
 from train.provenance import write_provenance
 from train.wandb_mirror import open_mirror
 
@@ -160,7 +160,8 @@ def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool],
         previous = previous.model_copy(update={"startup_seconds": time.time() - launched})
     quiet = (lambda row: None), (lambda status: None)
     on_row, at_end = open_mirror(config, run_dir, study) if dist.get_rank() == 0 else quiet
-    status = train(config, planned, stores, run_dir, previous, stop, on_row)
+    with built(config, planned) as (engine, rows):
+        status = train(engine, rows, config, planned, stores, run_dir, previous, stop, on_row)
     at_end(status)
     return status.state
 

@@ -44,7 +44,7 @@ def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """RMS of activations against width, at init and at a readout, with the exponent: figure 8."""
     figure_id, title = "coordinate-check", f"Coordinate check: activation size against width ({schedule_of(table)})"
     caption = (
-        "RMS of activations on the first validation sequences against width N, before the first step and after training; "
+        "RMS of activations on some validation sequences against width N, before the first step and after training; "
         "points are single runs, lines join the means, the number is the exponent of N (± one standard error with "
         "three widths or more). Before the first step muP gives 0, and −½ for the logits: a random head "
         "under the multiplier base width / N. After it muP keeps every exponent from growing; under standard "

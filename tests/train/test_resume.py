@@ -12,7 +12,7 @@ from configs.rundir import Status, create_run, read_metrics, read_status
 from train import checkpoints
 from train.data.batches import open_split, windows
 from train.data.prepare import ensure_embedded
-from train.loop import train
+from train.loop import built, train
 from train.model import loss_of
 
 RUN = """
@@ -49,7 +49,9 @@ def run(tmp_path, data_dir, process_group):
 
         stores = (open_split(manifest, "train", 32), open_split(manifest, "valid", 32))
         steps_plan = plan(config, Hardware(world_size=1))
-        return train(config, steps_plan, stores, run_dir, read_status(run_dir), stop, lambda row: None)
+        previous = read_status(run_dir)
+        with built(config, steps_plan) as (engine, rows):
+            return train(engine, rows, config, steps_plan, stores, run_dir, previous, stop, lambda row: None)
 
     return attempt
 
