@@ -16,7 +16,8 @@ from configs.claims import claim, release
 from configs.errors import ConfigError
 from configs.identity import run_id
 from configs.load import load_run
-from configs.plan import Hardware, check_tokens, plan
+from configs.manifest import Manifest
+from configs.plan import Hardware, Plan, check_tokens, plan
 from configs.rundir import (
     ENDED,
     create_run,
@@ -148,9 +149,7 @@ def _record_failure(run_dir: Path, message: str) -> None:
 def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
     """Train one run that this worker has claimed; `launched` is when the worker was, for its first run."""
     config = read_config(run_dir)
-    check(config, data_dir)
-    corpus = open_corpus(config.data, data_dir)
-    planned = plan(config, Hardware(world_size=dist.get_world_size()))
+    planned, corpus = check(config, data_dir)
     stores = (open_split(corpus, "train", config.model.seq_len), open_split(corpus, "valid", config.model.seq_len))
     previous = read_status(run_dir)
     if dist.get_rank() == 0:
@@ -166,11 +165,12 @@ def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool],
     return status.state
 
 
-def check(config: RunConfig, data_dir: Path) -> None:
-    """Raise ConfigError if the run does not fit these ranks or its data."""
-    plan(config, Hardware(world_size=dist.get_world_size()))
+def check(config: RunConfig, data_dir: Path) -> tuple[Plan, Manifest]:
+    """The plan of the run on these ranks and its corpus. Raises ConfigError if it does not fit either."""
+    planned = plan(config, Hardware(world_size=dist.get_world_size()))
     corpus = open_corpus(config.data, data_dir)
     check_tokens(config, corpus.train.tokens, corpus.valid.tokens, corpus.vocab_size)
+    return planned, corpus
 
 
 def on_rank_0(action: Callable[[], T]) -> T:
