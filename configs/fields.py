@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -24,8 +24,9 @@ class FieldDoc:
 
 
 def group_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The model nested in a field, None if the field is a value."""
-    kind = field.annotation
+    """The model nested in a field (also one that may be empty), None if the field is a value."""
+    kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
+    kind = kinds[0] if len(kinds) == 1 else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
@@ -43,11 +44,15 @@ def field_docs(model: type[BaseModel]) -> Mapping[str, FieldDoc]:
 
 
 def values(config: BaseModel) -> dict[str, Any]:
-    """The values of a config by dotted name, as `field_docs` names them."""
+    """The values of a config by dotted name, as `field_docs` names them; None throughout a group that is empty."""
     flat: dict[str, Any] = {}
-    for name in type(config).model_fields:
+    for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        flat |= {f"{name}.{k}": v for k, v in values(value).items()} if isinstance(value, BaseModel) else {name: value}
+        if group := group_of(field):
+            inner = values(value) if value is not None else dict.fromkeys(field_docs(group))
+            flat |= {f"{name}.{k}": v for k, v in inner.items()}
+        else:
+            flat[name] = value
     return flat
 
 

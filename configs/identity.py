@@ -13,14 +13,17 @@ def run_id(config: RunConfig) -> str:
     """12 hex digits of the sha256 of what defines the result, equal for equal numbers however they were written.
 
     Left out are the engine, logging, checkpoints and where the data lies: they change the order of floating-point sums
-    at most. The data enters by its fingerprint; raises ConfigError if that is not pinned.
+    at most. Fields that are empty are left out too, so that a new optional field does not rename old runs. The data
+    enters by its fingerprint; raises ConfigError if that is not pinned.
     """
     if config.data.fingerprint is None:
         raise ConfigError(
             "data.fingerprint is empty: it is pinned when the data has been prepared, and names the run with it"
         )
     defining = config.model_dump(
-        mode="json", exclude={"engine": True, "log": True, "checkpoint": True, "data": {"path"}}
+        mode="json",
+        exclude={"engine": True, "log": True, "checkpoint": True, "data": {"path"}},
+        exclude_none=True,
     )
     defining["readout_tokens"] = list(readouts(config))
     text = json.dumps(_canonical(defining), sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -24,8 +24,9 @@ class Hardware:
 class Plan:
     """What a run will do. Batch: micro_batch_seqs x accumulation x world_size = batch_seqs."""
 
+    start_tokens: int  # where a branch leaves its trunk; 0 for a run from scratch
     steps: int
-    tokens: int  # the budget T = steps x batch
+    tokens: int  # the budget T = start_tokens + steps x batch
     batch_seqs: int
     micro_batch_seqs: int
     accumulation: int
@@ -33,6 +34,7 @@ class Plan:
     warmup_steps: int
     readout_steps: tuple[int, ...]  # aligned with readout_tokens
     readout_tokens: tuple[int, ...]  # strictly increasing; the last one is the budget
+    kept_tokens: tuple[int, ...]  # where checkpoints are written and kept for good
     log_every_steps: int
     lr_by_role: dict[Role, float]  # peak learning rate of each optimizer group
     n_params: int
@@ -47,10 +49,12 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
     _check_precision(config)
     batch_seqs, micro_batch_seqs = _batch(config, hardware)
     _check_tokens_of_run(config)
-    steps = config.budget_tokens // config.batch_tokens
+    start = start_tokens(config)
+    steps = (config.budget_tokens - start) // config.batch_tokens
     log_every_tokens = config.log.every_tokens or config.batch_tokens * max(1, steps // 256)
     total = n_params(config.model)
     return Plan(
+        start_tokens=start,
         steps=steps,
         tokens=config.budget_tokens,
         batch_seqs=batch_seqs,
@@ -58,21 +62,33 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
         accumulation=batch_seqs // (hardware.world_size * micro_batch_seqs),
         world_size=hardware.world_size,
         warmup_steps=config.schedule.warmup_tokens // config.batch_tokens,
-        readout_steps=tuple(t // config.batch_tokens for t in readouts(config)),
+        readout_steps=tuple((t - start) // config.batch_tokens for t in readouts(config)),
         readout_tokens=readouts(config),
+        kept_tokens=kept_tokens(config),
         log_every_steps=log_every_tokens // config.batch_tokens,
         lr_by_role={role: config.lr * rule.lr_multiplier for role, rule in rules(config.model).items()},
         n_params=total,
         n_params_non_embedding=total - n_params_embedding(config.model),
         flops_per_token=flops_per_token(config.model),
-        flops=flops_per_token(config.model) * config.budget_tokens,
+        flops=flops_per_token(config.model) * (config.budget_tokens - start),
     )
+
+
+def start_tokens(config: RunConfig) -> int:
+    """Tokens that a run does not train itself, because its trunk did."""
+    return config.branch.tokens if config.branch else 0
 
 
 def readouts(config: RunConfig) -> tuple[int, ...]:
     """Token counts at which validation loss is read: those asked for, and the budget."""
     asked = config.readout_tokens
     return asked if asked and asked[-1] == config.budget_tokens else (*asked, config.budget_tokens)
+
+
+def kept_tokens(config: RunConfig) -> tuple[int, ...]:
+    """Token counts at which a checkpoint is kept for good."""
+    at = {"none": (), "final": (config.budget_tokens,), "readouts": readouts(config)}[config.checkpoint.keep]
+    return tuple(sorted({*config.checkpoint.keep_at_tokens, *at}))
 
 
 def n_params_embedding(model: ModelConfig) -> int:
@@ -158,7 +174,13 @@ def _batch(config: RunConfig, hardware: Hardware) -> tuple[int, int]:
 
 def _check_tokens_of_run(config: RunConfig) -> None:
     batch, budget, schedule = config.batch_tokens, config.budget_tokens, config.schedule
-    _check_multiple("budget_tokens", budget, "batch_tokens", batch)
+    if config.branch:
+        if config.branch.tokens >= budget:
+            raise ConfigError(
+                f"branch.tokens = {config.branch.tokens} is not below budget_tokens = {budget}: branch earlier"
+            )
+        _check_multiple("branch.tokens", config.branch.tokens, "model.seq_len", config.model.seq_len)
+    _check_step("budget_tokens", budget, config)
     _check_multiple("schedule.warmup_tokens", schedule.warmup_tokens, "batch_tokens", batch, lowest=0)
     if schedule.warmup_tokens > budget:
         raise ConfigError(
@@ -169,28 +191,50 @@ def _check_tokens_of_run(config: RunConfig) -> None:
             f"schedule.warmup_tokens = {schedule.warmup_tokens} reaches into the decay, the last "
             f"schedule.decay_fraction = {schedule.decay_fraction} of budget_tokens = {budget}: use less of either"
         )
-    if config.log.every_tokens is not None:
-        _check_multiple("log.every_tokens", config.log.every_tokens, "batch_tokens", batch)
+    for name, tokens in (
+        ("log.every_tokens", config.log.every_tokens),
+        ("checkpoint.every_tokens", config.checkpoint.every_tokens),
+    ):
+        if tokens is not None:
+            _check_multiple(name, tokens, "batch_tokens", batch)
     _check_multiple("data.valid_tokens", config.data.valid_tokens, "model.seq_len", config.model.seq_len)
     _check_readouts(config)
+    for tokens in config.checkpoint.keep_at_tokens:
+        _check_within("checkpoint.keep_at_tokens", tokens, config)
 
 
 def _check_readouts(config: RunConfig) -> None:
     asked, budget = config.readout_tokens, config.budget_tokens
     for tokens in asked:
-        if tokens > budget:
-            raise ConfigError(
-                f"readout_tokens: {tokens} is beyond budget_tokens = {budget}: remove it or raise the budget"
-            )
-        _check_multiple(
-            "readout_tokens (or a smaller budget of the study)", tokens, "batch_tokens", config.batch_tokens
-        )
+        _check_within("readout_tokens", tokens, config)
     if any(a >= b for a, b in pairwise(asked)):
         raise ConfigError(f"readout_tokens = {list(asked)} must increase: use {sorted(set(asked))}")
     if config.schedule.kind != "constant" and len(readouts(config)) > 1:
         raise ConfigError(
             f"readout_tokens below budget_tokens = {budget} with schedule.kind = {config.schedule.kind}: before the "
             "decay has ended a loss is not that of a shorter budget; run each budget, or use schedule.kind constant"
+        )
+
+
+def _check_within(name: str, tokens: int, config: RunConfig) -> None:
+    """`tokens` must be the end of a step of this run."""
+    budget, start = config.budget_tokens, start_tokens(config)
+    if tokens > budget:
+        raise ConfigError(f"{name}: {tokens} is beyond budget_tokens = {budget}: remove it or raise the budget")
+    if tokens <= start and config.branch:
+        raise ConfigError(f"{name}: {tokens} is not after branch.tokens = {start}: remove it")
+    _check_step(f"{name} (or a smaller budget of the study)", tokens, config)
+
+
+def _check_step(name: str, tokens: int, config: RunConfig) -> None:
+    start, batch = start_tokens(config), config.batch_tokens
+    if not start:
+        _check_multiple(name, tokens, "batch_tokens", batch)
+    elif (tokens - start) % batch:
+        below = start + (tokens - start) // batch * batch
+        raise ConfigError(
+            f"{name} = {tokens} is not branch.tokens = {start} plus a multiple of batch_tokens = {batch}: "
+            f"use {below} or {below + batch}"
         )
 
 

@@ -108,6 +108,13 @@ class EngineConfig(Frozen):
 
     zero_stage: Literal[0, 1, 2, 3] = Field(default=1, description="DeepSpeed ZeRO stage.")
     micro_batch_seqs: PositiveInt = Field(default=32, description="Most sequences of one forward pass on one device.")
+    activation_checkpointing: bool = Field(
+        default=False, description="Recompute each block in the backward pass: less memory, about 1/3 more time."
+    )
+    compile: bool | None = Field(
+        default=None, description="torch.compile (empty: on GPUs below ZeRO-3, off on CPU; never under ZeRO-3)."
+    )
+    liger: bool = Field(default=False, description="Fused Liger kernels (GPU only; installed with the extra `liger`).")
 
 
 class LogConfig(Frozen):
@@ -130,7 +137,32 @@ class CheckpointConfig(Frozen):
     every_seconds: PositiveFloat = Field(
         default=600.0, description="Time between checkpoints; one is also written when a run is stopped."
     )
-    keep_final: bool = Field(default=True, description="Keep the checkpoint at the end of the run.")
+    every_tokens: PositiveInt | None = Field(
+        default=None, description="Tokens between checkpoints, instead of a time; whole steps."
+    )
+    keep_last: PositiveInt = Field(
+        default=2, description="Checkpoints kept while a run trains; an older one serves if a newer one is damaged."
+    )
+    keep: Literal["none", "final", "readouts"] = Field(
+        default="final", description="Checkpoints kept for good: at the end of the run, or at every readout."
+    )
+    keep_at_tokens: tuple[PositiveInt, ...] = Field(
+        default=(), description="Token counts at which a checkpoint is written and kept for good, for branches."
+    )
+
+
+class BranchConfig(Frozen):
+    """Where a run starts instead of at an initialisation: weights and moments of another run, its trunk.
+
+    Model, data and seed are the trunk's, so the data goes on where the trunk was; everything else may change.
+    """
+
+    parent: str = Field(
+        pattern="^[0-9a-f]{12}$",
+        description="Run id of the trunk, in the same study.",
+        json_schema_extra={"allowed": "12 hex digits"},
+    )
+    tokens: PositiveInt = Field(description="Tokens of the trunk at which this run leaves it.")
 
 
 class RunConfig(Frozen):
@@ -157,6 +189,34 @@ class RunConfig(Frozen):
         default=2.0,
         description="A training loss (mean since the last record) above explode_ratio x the loss at initialisation "
         "ends the run as diverged.",
+    )
+    spike_ratio: AboveOne = Field(
+        default=2.0,
+        description="A step's training loss above spike_ratio x the mean over the previous record is a spike; counted.",
+    )
+    on_spike: Literal["record", "skip"] = Field(
+        default="record",
+        description="skip: leave out the update of a step whose loss spikes or is not finite; its tokens count.",
+    )
+    ema_half_life_tokens: PositiveInt | None = Field(
+        default=None,
+        description="Half-life, in tokens, of an average of the weights that is validated beside them (empty: none).",
+    )
+    branch: BranchConfig | None = Field(default=None, description="Start from another run's checkpoint (empty: don't).")
+
+
+class TrunkConfig(Frozen):
+    """How the runs of a study branch off shared trunks instead of training from scratch."""
+
+    at: str = Field(
+        default="decay",
+        description="Tokens at which a run leaves its trunk, as arithmetic on its fields (`budget_tokens - 2^16`); "
+        "`decay`: at the last step of the trunk before the learning rate decays.",
+    )
+    fields: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Fields in which the trunk differs from the run; `schedule.kind` is constant unless given.",
+        json_schema_extra={"allowed": "fields with their values"},
     )
 
 
@@ -186,4 +246,7 @@ class StudyConfig(Frozen):
     )
     where: tuple[str, ...] = Field(
         default=(), description="Conditions on a run's fields, e.g. `batch_tokens <= budget_tokens / 16`."
+    )
+    trunk: TrunkConfig | None = Field(
+        default=None, description="Branch the runs off shared trunks (empty: every run starts from scratch)."
     )

@@ -109,7 +109,9 @@ def train(
     state: State = "finished"
 
     while step < plan.steps:
-        lr = config.lr * step_shape(config.schedule, config.budget_tokens, config.batch_tokens, step)
+        lr = config.lr * step_shape(
+            config.schedule, config.budget_tokens, config.batch_tokens, step * config.batch_tokens
+        )
         set_lr(engine, lr)
         parts = (loss_of(engine, batch) for batch in micro_batches(train_store, config, plan, step, where))
         loss, grad_norm = optimizer_step(engine, parts, config.optimizer.clip_norm)
@@ -146,7 +148,7 @@ def train(
 
     if step > first_step:
         check_groups(engine, rows, config.model_copy(update={"lr": lr}))
-    if state == "finished" and config.checkpoint.keep_final:
+    if state == "finished" and config.checkpoint.keep != "none":
         checkpoint(config.budget_tokens)
         checkpoints.export(engine, run_dir)
     elif state != "preempted" and dist.get_rank() == 0:

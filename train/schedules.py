@@ -25,10 +25,10 @@ def shape(schedule: ScheduleConfig, budget_tokens: int, tokens: float) -> float:
     return warmup * (schedule.final_ratio + (1 - schedule.final_ratio) * decayed)
 
 
-def step_shape(schedule: ScheduleConfig, budget_tokens: int, batch_tokens: int, step: int) -> float:
-    """Shape for 0-based `step`, taken at the middle of the step's tokens.
+def step_shape(schedule: ScheduleConfig, budget_tokens: int, batch_tokens: int, tokens: int) -> float:
+    """Shape for the step that follows `tokens`, taken at the middle of the step's tokens.
 
     The midpoint makes the sum of lr x tokens over linear pieces the same for every B, so that changing B
     changes only B; at either end of the step a warmup or decay would be longer for one B than for another.
     """
-    return shape(schedule, budget_tokens, (step + 0.5) * batch_tokens)
+    return shape(schedule, budget_tokens, tokens + 0.5 * batch_tokens)

@@ -12,11 +12,13 @@ from configs.identity import run_id
 from configs.schema import RunConfig
 
 DATA = {"fingerprint": "abc"}
+BRANCH = {"parent": "0" * 12, "tokens": 2**10}
 BASE = RunConfig.model_validate({"data": DATA})
+BRANCHED = RunConfig.model_validate({"data": DATA, "branch": BRANCH})
 
 
-def changed(field: str, value: object) -> RunConfig:
-    data = BASE.model_dump()
+def changed(field: str, value: object, base: RunConfig = BASE) -> RunConfig:
+    data = base.model_dump()
     *groups, name = field.split(".")
     node = data
     for group in groups:
@@ -48,17 +50,18 @@ def test_the_budget_is_a_readout_said_or_unsaid():
     assert run_id(changed("readout_tokens", [2**17])) != run_id(BASE)
 
 
-OTHERS = (0.5, 1.5, 2, 4, "other", "sp", "cosine", "bf16", "disabled", False, [2**16])
+OTHERS = (0.5, 1.5, 2, 4, "other", "sp", "cosine", "bf16", "disabled", False, True, "none", "skip", "f" * 12, [2**16])
 
 
 @pytest.mark.parametrize("field", field_docs(RunConfig))
 def test_what_defines_the_result_and_only_that_enters(field: str):
+    base = BRANCHED if field.startswith("branch.") else BASE
     different = []
     for other in OTHERS:
         try:
-            different.append(changed(field, other))
+            different.append(changed(field, other, base))
         except ValidationError:
             continue
-    run = next(run for run in different if run != BASE)
+    run = next(run for run in different if run != base)
     ignored = field.split(".")[0] in ("engine", "log", "checkpoint") or field == "data.path"
-    assert (run_id(run) == run_id(BASE)) == ignored
+    assert (run_id(run) == run_id(base)) == ignored

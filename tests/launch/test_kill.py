@@ -19,7 +19,7 @@ base:
   schedule: {warmup_tokens: 2^10}
   engine: {zero_stage: 0}
   log: {wandb: disabled}
-  checkpoint: {every_seconds: 0.5, keep_final: false}
+  checkpoint: {every_seconds: 0.5, keep: none}
 axes:
   budget_tokens: 2^15..2^17
   batch_tokens: [2^8, 2^9]

@@ -73,12 +73,12 @@ def test_no_axes_is_one_run_the_base_itself():
 
 
 def test_axes_may_hold_anything_that_the_field_takes():
-    runs = expand(study(axes={"schedule.kind": ["wsd", "cosine"], "checkpoint.keep_final": [True, False]}))
-    assert [(r.schedule.kind, r.checkpoint.keep_final) for r in runs] == [
-        ("wsd", True),
-        ("wsd", False),
-        ("cosine", True),
-        ("cosine", False),
+    runs = expand(study(axes={"schedule.kind": ["wsd", "cosine"], "checkpoint.keep": ["final", "none"]}))
+    assert [(r.schedule.kind, r.checkpoint.keep) for r in runs] == [
+        ("wsd", "final"),
+        ("wsd", "none"),
+        ("cosine", "final"),
+        ("cosine", "none"),
     ]
 
 

@@ -47,7 +47,7 @@ def reference(config_file, data_dir):
     losses, norms = [], []
     batch_seqs = config.batch_tokens // config.model.seq_len
     for step in range(STEPS):
-        scale = step_shape(config.schedule, config.budget_tokens, config.batch_tokens, step)
+        scale = step_shape(config.schedule, config.budget_tokens, config.batch_tokens, step * config.batch_tokens)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * scale * group["lr_multiplier"]
         optimizer.zero_grad()

@@ -41,6 +41,6 @@ def test_the_integral_over_tokens_does_not_depend_on_the_batch(kind):
     piecewise_linear = schedule(kind=kind, warmup_tokens=4096, decay_fraction=0.25)
 
     def integral(batch):
-        return sum(batch * step_shape(piecewise_linear, T, batch, step) for step in range(T // batch))
+        return sum(batch * step_shape(piecewise_linear, T, batch, tokens) for tokens in range(0, T, batch))
 
     assert all(integral(batch) == pytest.approx(integral(128), rel=1e-12) for batch in (256, 1024, 4096))
