@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from configs.plan import n_params
+from configs.plan import n_params, start_tokens
 from configs.rundir import Status, manifest_ids, read_config, read_status, run_dir_of, write_atomic
 from configs.schema import RunConfig
 
@@ -23,11 +23,14 @@ COLUMNS: dict[str, str] = {
     "batch_tokens": "B: tokens per optimizer step",
     "lr": "peak learning rate at base width",
     "seed": "seed of the initialisation and the data order",
-    "tokens": "T: tokens seen at this row's readout",
+    "tokens": "T: tokens seen at this row's readout, a branch's with those of its trunk",
     "loss": "validation loss in nats; empty if the run diverged or has not come this far",
+    "ema_loss": "validation loss of the averaged weights, if the run keeps an average",
     "train_loss": "mean training loss in nats since the previous training record",
     "loss_init": "validation loss before the first step",
     "budget_tokens": "tokens of the whole run",
+    "parent": "run id of the trunk that the run branches off, which has no rows itself; empty if from scratch",
+    "branch_tokens": "tokens at which it left its trunk; 0 if from scratch",
     "schedule": "kind of learning-rate schedule",
     "parametrization": "mup or sp",
     "precision": "compute precision",
@@ -35,8 +38,10 @@ COLUMNS: dict[str, str] = {
     "world_size": "number of ranks",
     "data_fingerprint": "hash of the packed data",
     "code_version": "commit that trained it",
+    "spikes": "steps whose training loss stood out (spike_ratio)",
+    "skipped": "steps left out because of it (on_spike)",
     "tokens_per_s": "training speed of the last attempt",
-    "seconds": "seconds in training and validation over all attempts",
+    "seconds": "seconds in training and validation over all attempts, without the trunk's",
     "startup_seconds": "seconds from the launch of the worker to its first run; 0 for its later runs",
     "peak_memory_bytes": "most memory the process held",
     **{f"rms_{kind}": f"RMS of {kind} activations at this readout" for kind in KINDS},
@@ -47,11 +52,14 @@ COLUMNS: dict[str, str] = {
 def build_table(study_dir: Path) -> pd.DataFrame:
     """The run table of a study, in the manifest's order; runs that never started have rows without a loss.
 
+    A trunk is no point of the grid: its loss, under another schedule, is left out, and named by its branches' rows.
     Raises ConfigError if `study_dir` holds no study.
     """
-    rows = [
-        row for identity in manifest_ids(study_dir) for row in _rows(run_dir_of(study_dir, identity), study_dir.name)
-    ]
+    run_dirs = [run_dir_of(study_dir, identity) for identity in manifest_ids(study_dir)]
+    configs = {run_dir: read_config(run_dir) for run_dir in run_dirs}
+    trunks = {config.branch.parent for config in configs.values() if config.branch}
+    grid = {run_dir: config for run_dir, config in configs.items() if run_dir.name not in trunks}
+    rows = [row for run_dir, config in grid.items() for row in _rows(run_dir, config, study_dir.name)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -65,8 +73,8 @@ def write_table(table: pd.DataFrame, study_dir: Path) -> tuple[Path, Path]:
     return parquet, csv
 
 
-def _rows(run_dir: Path, study: str) -> list[dict[str, Any]]:
-    config, status = read_config(run_dir), read_status(run_dir)
+def _rows(run_dir: Path, config: RunConfig, study: str) -> list[dict[str, Any]]:
+    status = read_status(run_dir)
     by_tokens = {readout.tokens: readout for readout in status.readouts}
     start = by_tokens.get(0)
     rows = []
@@ -77,6 +85,7 @@ def _rows(run_dir: Path, study: str) -> list[dict[str, Any]]:
             | {
                 "tokens": tokens,
                 "loss": readout.loss if readout else None,
+                "ema_loss": readout.ema_loss if readout else None,
                 "train_loss": readout.train_loss if readout else None,
                 "loss_init": start.loss if start else None,
             }
@@ -98,6 +107,8 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status, study: str) -> 
         "lr": config.lr,
         "seed": config.seed,
         "budget_tokens": config.budget_tokens,
+        "parent": config.branch.parent if config.branch else None,
+        "branch_tokens": start_tokens(config),
         "schedule": config.schedule.kind,
         "parametrization": config.model.parametrization,
         "precision": config.precision,
@@ -105,6 +116,8 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status, study: str) -> 
         "world_size": status.world_size,
         "data_fingerprint": config.data.fingerprint,
         "code_version": _code_version(run_dir),
+        "spikes": status.spikes,
+        "skipped": status.skipped,
         "tokens_per_s": status.tokens_per_s,
         "seconds": status.seconds,
         "startup_seconds": status.startup_seconds,

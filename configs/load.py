@@ -111,8 +111,8 @@ def _parsed(overrides: Sequence[str]) -> list[tuple[str, Any]]:
 
 
 def _assign(data: dict[str, Any], field: str, value: Any) -> None:
-    """Set a dotted field in nested mappings; below `axes` the dotted name is itself the key."""
-    *parents, name = field.split(".", 1) if field.startswith("axes.") else field.split(".")
+    """Set a dotted field in nested mappings."""
+    parents, name = _place(field)
     node = data
     for depth, parent in enumerate(parents, 1):
         if node.get(parent) is None:
@@ -124,3 +124,12 @@ def _assign(data: dict[str, Any], field: str, value: Any) -> None:
                 f"override {field}={value}: {group} is a value, not a group of fields; write {group}={value}"
             )
     node[name] = value
+
+
+def _place(field: str) -> tuple[list[str], str]:
+    """The groups a field lies in, and its name: below `axes` and `trunk.fields` a dotted name is itself the key."""
+    for group in ("axes", "trunk.fields"):
+        if field.startswith(f"{group}."):
+            return group.split("."), field.removeprefix(f"{group}.")
+    *parents, name = field.split(".")
+    return parents, name

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from configs.errors import ConfigError
+from configs.explain import validated
 from configs.schema import RunConfig
 
 State = Literal["pending", "running", "preempted", "finished", "diverged", "failed"]
@@ -36,6 +37,7 @@ class Readout(BaseModel):
     tokens: int
     loss: float  # validation, over the whole fixed validation set
     train_loss: float | None  # mean since the previous training record; None before the first step
+    ema_loss: float | None = None  # validation, of the averaged weights
     rms: dict[str, float]  # RMS of activations by module kind, on the first validation batch
 
 
@@ -52,6 +54,8 @@ class Status(BaseModel):
     seconds: float = 0.0  # spent in training and validation, over all attempts
     startup_seconds: float = 0.0  # from the launch of the worker to its first run; 0 for later runs
     tokens_per_s: float = 0.0
+    spikes: int = 0  # steps whose loss stood out
+    skipped: int = 0  # steps left out because of it
     peak_memory_bytes: int = 0
     world_size: int = 1
     zero_stage: int = 1
@@ -74,6 +78,11 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file."""
     write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text())
 
 
 def run_dir_of(study_dir: Path, identity: str) -> Path:
@@ -104,8 +113,12 @@ def read_status(run_dir: Path) -> Status:
 
 
 def read_config(run_dir: Path) -> RunConfig:
-    """The frozen configuration of a run."""
-    return RunConfig.model_validate_json((run_dir / "config.json").read_text())
+    """The frozen configuration of a run. Raises ConfigError if another version of bcrit wrote it in another form."""
+    path = run_dir / "config.json"
+    try:
+        return validated(RunConfig, read_json(path), str(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; it was written by another version: finish the run with that one") from None
 
 
 def create_run(run_dir: Path, config: RunConfig) -> None:

@@ -210,12 +210,13 @@ class TrunkConfig(Frozen):
 
     at: str = Field(
         default="decay",
+        coerce_numbers_to_str=True,
         description="Tokens at which a run leaves its trunk, as arithmetic on its fields (`budget_tokens - 2^16`); "
         "`decay`: at the last step of the trunk before the learning rate decays.",
     )
     fields: dict[str, Any] = Field(
         default_factory=dict,
-        description="Fields in which the trunk differs from the run; `schedule.kind` is constant unless given.",
+        description="Fields in which the trunk differs from the run; its learning rate is constant.",
         json_schema_extra={"allowed": "fields with their values"},
     )
 

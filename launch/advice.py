@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from configs.expressions import number_text
-from configs.plan import readouts
+from configs.plan import readouts, start_tokens
 from configs.schema import RunConfig
+from launch.trunks import decay_start
 
 MIN_BATCHES = 4  # the surge form has two parameters per T; fewer points cannot tell it from its rivals
 MIN_LRS = 5  # points of the quadratic through the minimum
@@ -15,8 +16,8 @@ MIN_STEPS = 16  # below it the loss is that of Adam's first moments filling up
 
 
 def advise(runs: Sequence[RunConfig]) -> list[str]:
-    """Warnings, a sentence each; empty if the grid can answer the questions of a study."""
-    checks = (_batches, _bracket, _learning_rates, _seeds, _steps, _warmup, _widths, _schedule)
+    """Warnings about the runs of a grid, a sentence each; empty if it can answer the questions of a study."""
+    checks = (_batches, _bracket, _learning_rates, _seeds, _steps, _warmup, _widths, _schedule, _branches)
     return [warning for check in checks if (warning := check(runs))]
 
 
@@ -25,9 +26,9 @@ def tokens_without_reuse(runs: Sequence[RunConfig]) -> int:
     return sum(sum(readouts(run)) for run in runs)
 
 
-def counted(n: int, noun: str) -> str:
+def counted(n: int, noun: str, plural: str = "") -> str:
     """`1 seed`, `2 seeds`."""
-    return f"{n} {noun}{'s' * (n != 1)}"
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def _budgets(runs: Sequence[RunConfig]) -> list[int]:
@@ -121,7 +122,7 @@ def _widths(runs: Sequence[RunConfig]) -> str | None:
 
 def _schedule(runs: Sequence[RunConfig]) -> str | None:
     """A decaying schedule pays for every budget; a constant one only for the largest of each group."""
-    decaying = [run for run in runs if run.schedule.kind != "constant"]
+    decaying = [run for run in runs if run.schedule.kind != "constant" and not run.branch]
     longest: dict[RunConfig, int] = {}
     for run in decaying:
         key = run.model_copy(update={"budget_tokens": 1})
@@ -131,5 +132,16 @@ def _schedule(runs: Sequence[RunConfig]) -> str | None:
     paid, shared = sum(run.budget_tokens for run in decaying), sum(longest.values())
     return (
         f"A decaying schedule needs a run per budget: {len(decaying)} runs, {paid:.3g} tokens. With schedule.kind "
-        f"constant {len(longest)} runs and {shared:.3g} tokens give every budget ({paid / shared:.2g} times less)."
+        f"constant {len(longest)} runs and {shared:.3g} tokens give every budget ({paid / shared:.2g} times less); "
+        "with wsd and `trunk: {}` the budgets share what lies before their decay."
     )
+
+
+def _branches(runs: Sequence[RunConfig]) -> str | None:
+    late = [run for run in runs if (start := decay_start(run)) is not None and start < start_tokens(run)]
+    if late:
+        return (
+            f"{len(late)} of {counted(len(runs), 'branch', 'branches')} leave their trunk after their own schedule "
+            "has begun to decay: the learning rate drops at once there. `trunk.at: decay` leaves before, with wsd."
+        )
+    return None

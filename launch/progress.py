@@ -17,7 +17,10 @@ QUIET_PERIOD_S = 20.0  # between lines where there is no terminal to redraw
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a study stands. Tokens of a diverged run count as its whole budget: nothing is left to do."""
+    """Where a study stands, in tokens that its runs train themselves.
+
+    Those of a diverged run count as all that it was to train: nothing is left to do.
+    """
 
     states: Counter[str]
     tokens_done: int
@@ -32,20 +35,23 @@ class Snapshot:
         return f"{ended}/{self.states.total()} runs done ({others or 'none other'}), {rate:,.0f} tokens/s, {left}"
 
 
-def snapshots(run_dirs: list[Path], budgets: list[int]) -> Callable[[], Snapshot]:
-    """A function that reads where the runs stand; the status of a run that has ended is read once."""
+def snapshots(run_dirs: list[Path], spans: list[tuple[int, int]]) -> Callable[[], Snapshot]:
+    """A function that reads where the runs stand; the status of a run that has ended is read once.
+
+    `spans`: tokens at which each run starts (a branch where it leaves its trunk) and its budget.
+    """
     ended: dict[Path, Status] = {}
 
     def look() -> Snapshot:
         states: Counter[str] = Counter()
         done = 0
-        for run_dir, budget in zip(run_dirs, budgets, strict=True):
+        for run_dir, (start, budget) in zip(run_dirs, spans, strict=True):
             status = ended.get(run_dir) or read_status(run_dir)
             if status.state in ENDED:
                 ended[run_dir] = status
             states[status.state] += 1
-            done += budget if status.state in ENDED else status.tokens
-        return Snapshot(states, done, sum(budgets))
+            done += budget - start if status.state in ENDED else max(0, status.tokens - start)
+        return Snapshot(states, done, sum(budget - start for start, budget in spans))
 
     return look
 

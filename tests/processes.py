@@ -13,16 +13,17 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PY
 
 
 def deepspeed(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`deepspeed --num_gpus RANKS train/pretrain.py ARGUMENTS`."""
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
-    command = [
-        *launcher,
-        "--master_port",
-        str(free_ports(1)[0]),
-        str(ROOT / "train" / "pretrain.py"),
-        *map(str, arguments),
-    ]
+    """`deepspeed --num_gpus RANKS train/pretrain.py ARGUMENTS`, to its end."""
+    command = _deepspeed(ranks, arguments)
     return subprocess.run(command, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def start_deepspeed(ranks: int, *arguments: object, log: Path) -> subprocess.Popen:
+    """The same in a session of its own, not waited for; its output is appended to `log`."""
+    with log.open("a") as out:
+        return subprocess.Popen(
+            _deepspeed(ranks, arguments), env=ENVIRONMENT, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
+        )
 
 
 def bcrit(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -73,6 +74,12 @@ def mentioning(text: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def _deepspeed(ranks: int, arguments: tuple[object, ...]) -> list[str]:
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks)]
+    port = ["--master_port", str(free_ports(1)[0])]
+    return [*launcher, *port, str(ROOT / "train" / "pretrain.py"), *map(str, arguments)]
 
 
 def _bcrit(arguments: tuple[object, ...]) -> list[str]:

@@ -1,83 +1,219 @@
-"""Checkpoints that exist whole or not at all: written beside, synced, renamed, and only then are older ones pruned.
+"""Checkpoints that exist whole or not at all, and are known to be whole when they are read.
 
+run_dir/checkpoints/<tokens>/
+    state/         DeepSpeed's files: weights, master weights, moments
+    ema.pt         the averaged weights, if the run keeps them
+    position.json  everything else that a run needs to go on; whose it is, and how it was written
+    manifest.json  size and sha256 of every file above
+
+A checkpoint is written beside, synced, renamed, and only then are older ones pruned: at no moment is there none.
 DeepSpeed's own `latest` file is written before other ranks have finished, so it is not used. The data order is a pure
-function of (seed, sample number) and there is no dropout, so parameters, moments and a token count are all the state.
+function of (seed, sample number) and there is no dropout, so no loader or generator has a state.
 """
 
-import json
+import hashlib
 import os
 import shutil
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from configs.errors import ConfigError
-from configs.rundir import write_atomic
+from configs.identity import run_id
+from configs.rundir import read_json, write_json
+from configs.schema import RunConfig
 from train.engine import Engine
+from train.ranks import gathered, on_rank_0, say
+
+BYTES_PER_PARAM = 20  # 4 of weights, 12 of master weights and moments, 4 of an average: the most that is written
 
 
-def save(engine: Engine, run_dir: Path, tokens: int, state: dict[str, Any]) -> None:
-    """Write the checkpoint of `tokens` with the loop's own `state` (JSON), then drop the older ones."""
+@dataclass
+class Position:
+    """Where a run stands between two steps, beside its tensors."""
+
+    tokens: int
+    pending: list[float] = field(default_factory=list)  # step losses since the last record, means over ranks
+    level: float | None = None  # mean loss of the last record, what spikes are measured against
+    readouts: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    spikes: int = 0
+    skipped: int = 0
+
+
+def save(
+    engine: Engine, run_dir: Path, config: RunConfig, position: Position, ema: dict[str, torch.Tensor] | None
+) -> None:
+    """Write the checkpoint of `position`. Raises ConfigError, the same on all ranks, if the disk has no room for it."""
     root = run_dir / "checkpoints"
-    partial, final = root / f"{tokens:015d}.partial", root / f"{tokens:015d}"
-    rank = dist.get_rank()
-    if rank == 0:
+    partial, final = root / f"{position.tokens:015d}.partial", path_of(run_dir, position.tokens)
+    writes = dist.get_rank() == 0
+    needed = BYTES_PER_PARAM * sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
+    on_rank_0(lambda: _start(partial, needed))
+    try:
+        engine.save_checkpoint(str(partial), tag="state", save_latest=False, client_state={})
+        if writes:
+            for script in partial.glob("*.py"):  # DeepSpeed's converters; `bcrit export` does their work
+                script.unlink()
+            if ema is not None:
+                torch.save(ema, partial / "ema.pt")
+            shape = {"world_size": dist.get_world_size(), "zero_stage": engine.zero_optimization_stage()}
+            owner = {"run_id": run_id(config), "model": config.model.model_dump(mode="json")}
+            write_json(partial / "position.json", asdict(position) | shape | owner)
+        dist.barrier()
+        files = _described(partial)
+        if writes:
+            write_json(partial / "manifest.json", files)
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(partial, final)
+            _sync(root)
+    except (OSError, RuntimeError):  # torch says "PytorchStreamWriter failed" where the disk is full
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
-    engine.save_checkpoint(str(partial), tag="state", save_latest=False, client_state={})
-    dist.barrier()
-    if rank == 0:
-        shape = {"world_size": dist.get_world_size(), "zero_stage": engine.zero_optimization_stage()}
-        write_atomic(partial / "state.json", json.dumps({"tokens": tokens, **shape, **state}))
-        for path in partial.rglob("*"):
-            _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(partial, final)
-        _sync(root)
-        for other in root.iterdir():
-            if other != final:
-                shutil.rmtree(other, ignore_errors=True)
+        raise
     dist.barrier()
 
 
-def load_latest(engine: Engine, run_dir: Path) -> dict[str, Any] | None:
-    """Restore the newest whole checkpoint and return its state; None if there is none.
+def prune(run_dir: Path, last: int, kept: Collection[int]) -> None:
+    """Drop all checkpoints but the `last` newest and those at the tokens `kept`; to be called on one rank."""
+    root = run_dir / "checkpoints"
+    whole = _whole(run_dir)
+    for path in set(root.glob("*")) - {path_of(run_dir, tokens) for tokens in kept} - set(whole[:last]):
+        doomed = path.with_suffix(".partial")  # so that one half removed does not pass for whole
+        if path != doomed:
+            os.rename(path, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+    if root.exists() and not any(root.iterdir()):
+        root.rmdir()
 
-    Raises ConfigError if it was written by another number of ranks or ZeRO stage.
+
+def resume(engine: Engine, run_dir: Path, config: RunConfig) -> tuple[Position, dict[str, torch.Tensor] | None]:
+    """Restore the newest intact checkpoint of a run, or its trunk's where it branches off, or nothing.
+
+    Returns the position and the averaged weights, if there are any. A branch inherits of its trunk's readouts only
+    the one before the first step, and none of its records.
     """
-    whole = sorted(p for p in (run_dir / "checkpoints").glob("*") if not p.name.endswith(".partial"))
-    if not whole:
-        return None
-    state = json.loads((whole[-1] / "state.json").read_text())
-    for name, have in (("world_size", dist.get_world_size()), ("zero_stage", engine.zero_optimization_stage())):
-        if state[name] != have:
+    own = newest_intact(run_dir)
+    if own:
+        return load(engine, own, run_id(config), config), load_ema(own)
+    if not config.branch:
+        return Position(tokens=0), None
+    trunk = path_of(run_dir.parent / config.branch.parent, config.branch.tokens)
+    if problem := damage(trunk):
+        raise ConfigError(f"{trunk}: {problem}: train the trunk again, without that directory")
+    position = load(engine, trunk, config.branch.parent, config)
+    start = [readout for readout in position.readouts if readout["tokens"] == 0]
+    return Position(tokens=position.tokens, level=position.level, readouts=start), load_ema(trunk)
+
+
+def path_of(run_dir: Path, tokens: int) -> Path:
+    """Where the checkpoint at `tokens` is."""
+    return run_dir / "checkpoints" / f"{tokens:015d}"
+
+
+def newest_intact(run_dir: Path) -> Path | None:
+    """The newest checkpoint of a run whose files are as they were written; None if it has none.
+
+    A damaged one is passed over with a warning. Raises ConfigError if all are damaged. Called on all ranks, which share
+    the reading.
+    """
+    found = on_rank_0(lambda: _whole(run_dir))
+    for path in found:
+        if not (problem := damage(path)):
+            return path
+        say(f"warning: {path} is passed over: {problem}")
+    if found:
+        raise ConfigError(f"{found[0].parent}: no checkpoint is intact; remove that directory to start the run again")
+    return None
+
+
+def load(engine: Engine, checkpoint: Path, owner: str, config: RunConfig) -> Position:
+    """Restore weights and moments from an intact checkpoint of the run `owner`, and return its position.
+
+    Raises ConfigError if it is another run's, or was written by another number of ranks or ZeRO stage.
+    """
+    saved = read_json(checkpoint / "position.json")
+    model = config.model.model_dump(mode="json")
+    for name in model:
+        if saved["model"].get(name) != model[name]:
             raise ConfigError(
-                f"{whole[-1]}: written with {name} = {state[name]}, resumed with {have}: "
+                f"{checkpoint}: of a model with {name} = {saved['model'].get(name)}, here it is {model[name]}: "
+                "use the checkpoint of this run, or remove it"
+            )
+    if saved["run_id"] != owner:
+        raise ConfigError(f"{checkpoint}: belongs to run {saved['run_id']}, not to {owner}: remove it")
+    for name, have in (("world_size", dist.get_world_size()), ("zero_stage", engine.zero_optimization_stage())):
+        if saved[name] != have:
+            raise ConfigError(
+                f"{checkpoint}: written with {name} = {saved[name]}, resumed with {have}: "
                 f"resume as it was written, or remove the checkpoint to start the run again"
             )
-    engine.load_checkpoint(str(whole[-1]), tag="state")
-    return state
+    engine.load_checkpoint(str(checkpoint), tag="state")
+    return Position(**{name: saved[name] for name in Position.__dataclass_fields__})
 
 
-def export(engine: Engine, run_dir: Path) -> None:
-    """Write the weights, in compute precision, as a plain Hugging Face model to run_dir/model.
-
-    Not under ZeRO-3, where no rank holds them whole.
-    """
-    if dist.get_rank() == 0 and engine.zero_optimization_stage() < 3:
-        partial, final = run_dir / ".model.partial", run_dir / "model"
-        shutil.rmtree(partial, ignore_errors=True)
-        engine.module.save_pretrained(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(partial, final)
-    dist.barrier()
+def load_ema(checkpoint: Path) -> dict[str, torch.Tensor] | None:
+    """The averaged weights of a checkpoint, if it has any."""
+    path = checkpoint / "ema.pt"
+    return torch.load(path, weights_only=True) if path.exists() else None
 
 
-def remove(run_dir: Path) -> None:
-    """Drop all checkpoints of a run."""
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None if they are as written. Called on all ranks, which share them."""
+    manifest = checkpoint / "manifest.json"
+    files = on_rank_0(lambda: read_json(manifest) if manifest.exists() else None)
+    if files is None:
+        return "it has no manifest"
+    rank, world = dist.get_rank(), dist.get_world_size()
+    problems = (_differs(checkpoint / name, *files[name]) for name in sorted(files)[rank::world])
+    found = [problem for problem in gathered(next(filter(None, problems), None)) if problem]
+    return found[0] if found else None
+
+
+def _start(partial: Path, needed: int) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    free = shutil.disk_usage(partial).free
+    if free < needed:
+        partial.rmdir()
+        raise ConfigError(
+            f"{partial.parent}: {free / 1e9:.3g} GB free, a checkpoint may need {needed / 1e9:.3g} GB: "
+            "make room and resume; the last checkpoint is intact"
+        )
+
+
+def _described(root: Path) -> dict[str, tuple[int, str]]:
+    """Size and sha256 of every file below `root`, synced to disk; the ranks share the work."""
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    mine = {}
+    for name in names[dist.get_rank() :: dist.get_world_size()]:
+        _sync(root / name)
+        mine[name] = ((root / name).stat().st_size, _sha256(root / name))
+    if dist.get_rank() == 0:
+        for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+            _sync(folder)
+    return {name: entry for part in gathered(mine) for name, entry in part.items()}
+
+
+def _differs(path: Path, size: int, sha256: str) -> str | None:
+    if not path.exists():
+        return f"{path.name} is missing"
+    if path.stat().st_size != size:
+        return f"{path.name} has {path.stat().st_size} bytes, not {size}"
+    return None if _sha256(path) == sha256 else f"{path.name} differs from its checksum"
+
+
+def _whole(run_dir: Path) -> list[Path]:
+    """Checkpoints that were written to their end, the newest first."""
+    return sorted((p for p in (run_dir / "checkpoints").glob("*") if p.name.isdigit()), reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

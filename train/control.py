@@ -1,15 +1,13 @@
-"""When to stop: a signal, a STOP file or the death of the process that started us; all ranks agree before acting."""
+"""When to stop: a signal, a STOP file, or the death of a process that this one was started by."""
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-
-import torch
-import torch.distributed as dist
 
 from configs.claims import process_alive, process_start
 
+LAUNCHERS = {"deepspeed", "deepspeed.launcher.runner", "deepspeed.launcher.launch", "torchrun", "torch.distributed.run"}
 _signalled = False
 
 
@@ -24,23 +22,45 @@ def catch_signals() -> None:
         signal.signal(number, note)
 
 
-def stop_watch(stop_files: tuple[Path, ...], parent_pid: int | None) -> Callable[[], bool]:
-    """A function that says whether to stop: after a signal, when a file exists, or when the parent is gone."""
-    parent_started = process_start(parent_pid) if parent_pid else ""
+def launchers() -> list[int]:
+    """The launcher processes above this one.
+
+    A signal to DeepSpeed's runner ends it and leaves its ranks running, and so does SIGUSR1 or SIGKILL to the process
+    between; the ranks watch for that. A shell above them may end without a meaning.
+    """
+    found, pid = [], os.getppid()
+    while pid > 1 and _is_launcher(pid):
+        found.append(pid)
+        pid = _parent(pid)
+    return found
+
+
+def stop_watch(stop_files: Iterable[Path], processes: Iterable[int]) -> Callable[[], bool]:
+    """A function that says whether to stop: after a signal, when a file exists, or when one of the processes is gone.
+
+    A pid of 0 or less stands for a process that is gone already.
+    """
+    files = tuple(stop_files)
+    started = {pid: process_start(pid) for pid in processes}
 
     def stop() -> bool:
-        if _signalled or any(os.path.exists(path) for path in stop_files):
+        if _signalled or any(os.path.exists(path) for path in files):
             return True
-        return parent_pid is not None and not process_alive(parent_pid, parent_started)
+        return any(not then or not process_alive(pid, then) for pid, then in started.items())
 
     return stop
 
 
-def agree(mine: bool, other: bool, device: torch.device) -> tuple[bool, bool]:
-    """Two decisions that hold for all ranks: yes to the first if any rank says so, to the second if rank 0 does."""
-    if dist.get_world_size() == 1:
-        return mine, other
-    flags = torch.tensor([mine, other and dist.get_rank() == 0], dtype=torch.int32, device=device)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    first, second = flags.tolist()
-    return bool(first), bool(second)
+def _is_launcher(pid: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    except OSError:
+        return False
+    return any(Path(part).name in LAUNCHERS for part in command)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

@@ -12,6 +12,8 @@ import platform
 import resource
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from configs.plan import Plan
 from configs.schema import RunConfig
 from train.parametrization import ParametrizationError, Row, optimizer_groups
 
+SILENCE_MINUTES = 10  # a rank that waits longer than this for another one gives up
 Engine = Any  # deepspeed.DeepSpeedEngine, whose annotations allow for less than it always has
 accelerator: Any = get_accelerator()
 
@@ -53,7 +56,9 @@ def start_distributed() -> None:
     else:
         # Before the first collective: NCCL would put rank 1's tensors on device 0.
         accelerator.set_device(int(os.environ["LOCAL_RANK"]))
-    deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
+    deepspeed.init_distributed(
+        dist_backend=accelerator.communication_backend_name(), verbose=False, timeout=timedelta(minutes=SILENCE_MINUTES)
+    )
 
 
 def device() -> torch.device:
@@ -88,8 +93,22 @@ def deepspeed_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
     }
 
 
+def born_sharded(config: RunConfig, plan: Plan) -> AbstractContextManager:
+    """Where a model is built so that under ZeRO-3 no rank ever holds it whole; elsewhere nothing happens."""
+    if config.engine.zero_stage < 3:
+        return nullcontext()
+    return deepspeed.zero.Init(config_dict_or_path=deepspeed_config(config, plan))
+
+
+def whole(parameter: nn.Parameter) -> AbstractContextManager:
+    """Where a sharded parameter is there entire, to be changed alike by all ranks."""
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    return deepspeed.zero.GatheredParameters(parameter, modifier_rank=0)
+
+
 def wrap(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> Engine:
-    """Wrap the model and our own AdamW, and check that every group survived the wrapping."""
+    """Wrap the model and our own AdamW, compile if asked, and check that every group survived the wrapping."""
     optimizer = AdamW(
         optimizer_groups(network, rows, config),
         betas=(config.optimizer.beta1, config.optimizer.beta2),
@@ -99,7 +118,21 @@ def wrap(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Pla
         model=network, optimizer=optimizer, config=deepspeed_config(config, plan), dist_init_required=False
     )
     check_groups(engine, rows, config)
+    compiles = config.engine.compile
+    if compiles or (compiles is None and device().type != "cpu" and config.engine.zero_stage < 3):
+        engine.compile()  # in place: parameters keep their names
     return engine
+
+
+def set_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None:
+    """Give every group the betas, decay and eps of `config`: a checkpoint brings those of the run that wrote it."""
+    by_name = {row.name: row for row in rows}
+    for group in engine.optimizer.param_groups:
+        row = by_name[group["names"][0]]
+        group["betas"] = (config.optimizer.beta1, config.optimizer.beta2)
+        group["weight_decay"] = config.optimizer.weight_decay * row.weight_decay_multiplier
+        group["eps"] = config.optimizer.eps * row.eps_multiplier
+        group["lr_multiplier"] = row.lr_multiplier
 
 
 def set_lr(engine: Engine, lr: float) -> None:
@@ -109,7 +142,7 @@ def set_lr(engine: Engine, lr: float) -> None:
 
 
 def check_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None:
-    """Read learning rates, decays and eps back from the wrapped optimizer and compare them with the table.
+    """Read learning rates, decays, eps and betas back from the wrapped optimizer and compare them with the table.
 
     `config.lr` must be the rate that was set last. Raises ParametrizationError naming the first parameter whose
     group is lost or changed; `microsoft/mup#6` and `gpt-neox#956` are what happens without this check.
@@ -123,10 +156,13 @@ def check_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None
             ("lr", config.lr * row.lr_multiplier),
             ("weight_decay", config.optimizer.weight_decay * row.weight_decay_multiplier),
             ("eps", config.optimizer.eps * row.eps_multiplier),
+            ("beta1", config.optimizer.beta1),
+            ("beta2", config.optimizer.beta2),
         ):
-            if abs(group[key] - expected) > 1e-12 * abs(expected):
+            have = group["betas"][key == "beta2"] if key.startswith("beta") else group[key]
+            if abs(have - expected) > 1e-12 * abs(expected):
                 raise ParametrizationError(
-                    f"parameter {row.name}: {key} is {group[key]:g} in the engine, {expected:g} in the table"
+                    f"parameter {row.name}: {key} is {have:g} in the engine, {expected:g} in the table"
                 )
 
 

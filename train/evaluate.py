@@ -41,7 +41,8 @@ def validate(network: nn.Module, windows: np.ndarray, micro_batch_seqs: int, dev
 def activation_sizes(network: nn.Module, windows: np.ndarray, device: torch.device) -> dict[str, float]:
     """RMS of activations by module kind (see `observe`) over the first OBSERVED_WINDOWS windows."""
     network.eval()
-    with observe(network) as squares:
+    # A compiled model would be compiled again for its hooks.
+    with observe(network) as squares, torch.compiler.set_stance("force_eager"):
         for window in windows[:OBSERVED_WINDOWS]:
             network(input_ids=torch.from_numpy(window[None, :-1]).to(device))
     network.train()

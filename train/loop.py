@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,41 @@ from configs.plan import Plan
 from configs.rundir import Readout, State, Status
 from configs.schema import RunConfig
 from train import checkpoints
-from train.control import agree
 from train.data.batches import TokenStore, sequences, windows
-from train.divergence import divergence
-from train.engine import Engine, check_groups, device, optimizer_step, release, set_lr, wrap
+from train.data.prefetch import prefetched
+from train.divergence import MAX_SKIPPED, divergence, spikes
+from train.ema import averaged, start_ema, update_ema
+from train.engine import (
+    Engine,
+    born_sharded,
+    check_groups,
+    device,
+    optimizer_step,
+    release,
+    set_groups,
+    set_lr,
+    whole,
+    wrap,
+)
 from train.evaluate import activation_sizes, validate
 from train.metrics import Record
-from train.model import build, loss_of
+from train.model import blank, initialise, loss_of
+from train.pace import Pace
 from train.parametrization import Row, verify
+from train.ranks import agree, mean_over_ranks
 from train.schedules import step_shape
 
 
 @contextmanager
 def built(config: RunConfig, plan: Plan) -> Iterator[tuple[Engine, tuple[Row, ...]]]:
     """The engine of a freshly initialised model and the table it was built from; freed afterwards, come what may."""
-    network = build(config.model, config.seed)
-    network.to(device())  # pyright: ignore[reportArgumentType]
+    with born_sharded(config, plan):
+        network = blank(config.model, liger=config.engine.liger)
+    initialise(network, config.model, config.seed, whole)
+    if config.engine.activation_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.engine.zero_stage < 3:
+        network.to(device())  # pyright: ignore[reportArgumentType]
     rows = verify(network, config.model)
     engine = wrap(network, rows, config, plan)
     try:
@@ -50,133 +69,160 @@ def train(
     stop_requested: Callable[[], bool],
     on_row: Callable[[dict[str, Any]], None],
 ) -> Status:
-    """Train from the newest checkpoint (or from scratch) to the budget, a stop, or divergence; return the status.
+    """Train from the newest checkpoint (or its trunk's, or from scratch) to the budget, a stop, or divergence.
 
     `engine` and `rows` come from `built`. `stores` are the training and validation tokens; `previous` is the status
-    left by earlier attempts. `on_row` gets every metrics row as it is written.
+    left by earlier attempts. `on_row` gets every metrics row as it is written. Returns the status.
     """
     train_store, valid_store = stores
     held_out = windows(valid_store, np.arange(config.data.valid_tokens // config.model.seq_len))
-    network, where = engine.module, device()
-    saved = checkpoints.load_latest(engine, run_dir) or {"tokens": 0, "pending": [], "readouts": [], "seconds": 0.0}
+    network, where, batch_tokens = engine.module, device(), config.batch_tokens
+    position, average = checkpoints.resume(engine, run_dir, config)
+    set_groups(engine, rows, config)
+    ema = start_ema(network, average) if config.ema_half_life_tokens else None
+    forgotten = 1 - 0.5 ** (batch_tokens / config.ema_half_life_tokens) if config.ema_half_life_tokens else 0.0
     status = previous.model_copy(
         update={
             "attempt": previous.attempt + 1,
-            "tokens": saved["tokens"],
-            "readouts": tuple(Readout(**readout) for readout in saved["readouts"]),
+            "tokens": position.tokens,
+            "readouts": tuple(Readout(**readout) for readout in position.readouts),
+            "spikes": position.spikes,
+            "skipped": position.skipped,
             "world_size": plan.world_size,
             "zero_stage": config.engine.zero_stage,
             "message": "",
         }
     )
     record = Record(run_dir, status, writes=dist.get_rank() == 0)
-    first_step = step = saved["tokens"] // config.batch_tokens
-    losses: list[float] = saved["pending"]  # of the steps since the last record, reduced over ranks
+    pace = Pace(batch_tokens, lambda rate: None)
+    losses = position.pending  # of the steps since the last record, reduced over ranks
     fresh: list[torch.Tensor] = []  # of the last steps, still this rank's
-    started = checkpointed = time.monotonic()
-    aside = 0.0  # seconds of this attempt in validation and checkpoints
-
-    def seconds() -> float:
-        return saved["seconds"] + time.monotonic() - started
+    skipped_in_a_row = 0
+    seconds_before, started = position.seconds, time.monotonic()
+    checkpointed = started
 
     def write(row: dict[str, Any]) -> None:
         record.row(row)
         on_row(row)
 
-    def read_out(tokens: int, train_loss: float | None) -> bool:
+    def validated(tokens: int, train_loss: float | None) -> bool:
         """Validate, record, and say whether the loss is finite."""
-        nonlocal aside
-        clock = time.monotonic()
-        loss = validate(network, held_out, config.engine.micro_batch_seqs, where)
-        rms = activation_sizes(network, held_out, where)
-        write({"kind": "valid", "tokens": tokens, "loss": loss} | {f"rms_{kind}": size for kind, size in rms.items()})
+        with pace.aside():
+            loss = validate(network, held_out, config.engine.micro_batch_seqs, where)
+            rms = activation_sizes(network, held_out, where)
+            row = {"kind": "valid", "tokens": tokens, "loss": loss} | {f"rms_{kind}": v for kind, v in rms.items()}
+            ema_loss = None
+            if ema is not None:
+                with averaged(network, ema):
+                    ema_loss = validate(network, held_out, config.engine.micro_batch_seqs, where)
+                row["ema_loss"] = ema_loss
+            write(row)
         if math.isfinite(loss):
-            readout = Readout(tokens=tokens, loss=loss, train_loss=train_loss, rms=rms)
+            readout = Readout(tokens=tokens, loss=loss, train_loss=train_loss, ema_loss=ema_loss, rms=rms)
             record.update(readouts=(*record.status.readouts, readout))
-        aside += time.monotonic() - clock
         return math.isfinite(loss)
 
-    def checkpoint(tokens: int) -> None:
-        nonlocal aside
-        clock = time.monotonic()
-        readouts = [readout.model_dump() for readout in record.status.readouts]
-        checkpoints.save(engine, run_dir, tokens, {"pending": losses, "readouts": readouts, "seconds": seconds()})
-        aside += time.monotonic() - clock
+    def checkpoint(tokens: int, last: int) -> None:
+        """Save, then keep the `last` newest checkpoints and those that are kept for good."""
+        nonlocal checkpointed, losses, fresh
+        with pace.aside():
+            losses, fresh = losses + mean_over_ranks(fresh), []
+            position.tokens, position.pending, position.seconds = tokens, losses, record.status.seconds
+            position.readouts = [readout.model_dump() for readout in record.status.readouts]
+            checkpoints.save(engine, run_dir, config, position, ema)
+            if dist.get_rank() == 0:
+                checkpoints.prune(run_dir, last, plan.kept_tokens)
+        checkpointed = time.monotonic()
 
-    if not record.status.readouts and not read_out(0, None):
+    if not record.status.readouts and not validated(0, None):
         raise FloatingPointError("the validation loss is not finite before the first step: check the model's init")
     limit = config.explode_ratio * record.status.readouts[0].loss
     state: State = "finished"
+    lr = config.lr
+    first = position.tokens
+    batches = prefetched(
+        lambda begin: samples(train_store, config, plan, begin), range(first, config.budget_tokens, batch_tokens)
+    )
+    with closing(batches):
+        for begin, mine in pace.waiting(batches):
+            tokens = begin + batch_tokens
+            lr = config.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, begin)
+            set_lr(engine, lr)
+            micro = [batch.to(where, non_blocking=True) for batch in mine.split(plan.micro_batch_seqs)]
+            if config.on_spike == "skip" and spikes([seen := look_ahead(network, micro)], position.level, config):
+                write({"kind": "skip", "tokens": tokens, "loss": seen})
+                position.skipped, skipped_in_a_row = position.skipped + 1, skipped_in_a_row + 1
+                grad_norm = None
+            else:
+                loss, grad_norm = optimizer_step(
+                    engine, (loss_of(engine, batch) for batch in micro), config.optimizer.clip_norm
+                )
+                fresh.append(loss)
+                skipped_in_a_row = 0
+            if ema is not None:
+                update_ema(ema, network, forgotten)
+            pace.step()
 
-    while step < plan.steps:
-        lr = config.lr * step_shape(
-            config.schedule, config.budget_tokens, config.batch_tokens, step * config.batch_tokens
-        )
-        set_lr(engine, lr)
-        parts = (loss_of(engine, batch) for batch in micro_batches(train_store, config, plan, step, where))
-        loss, grad_norm = optimizer_step(engine, parts, config.optimizer.clip_norm)
-        fresh.append(loss)
-        step += 1
-        tokens = step * config.batch_tokens
+            step, reading = (tokens - plan.start_tokens) // batch_tokens, tokens in plan.readout_tokens
+            if reading or step % plan.log_every_steps == 0:
+                losses, fresh = losses + mean_over_ranks(fresh), []
+                train_loss = sum(losses) / len(losses) if losses else None
+                row = {"kind": "train", "tokens": tokens, "step": step, "loss": train_loss, "lr": lr}
+                found = len(spikes(losses, position.level, config))
+                row |= {"grad_norm": None if grad_norm is None else grad_norm.item(), "spikes": found}
+                write(row | pace.record())
+                position.spikes += found
+                record.update(tokens_per_s=pace.tokens_per_s(), spikes=position.spikes)
+                reason, position.level, losses = divergence(losses, limit), train_loss or position.level, []
+                if skipped_in_a_row > MAX_SKIPPED:
+                    reason = f"{skipped_in_a_row} steps in a row were skipped"
+                if not reason and reading and not validated(tokens, train_loss):
+                    reason = "the validation loss is not finite"
+                if reason:
+                    state = "diverged"
+                    record.update(tokens=tokens, message=f"{reason} at {tokens:,} tokens")
+                    break
 
-        reading = tokens in plan.readout_tokens
-        if reading or step % plan.log_every_steps == 0:
-            losses, fresh = losses + reduced(fresh), []
-            train_loss = sum(losses) / len(losses)
-            rate = (tokens - saved["tokens"]) / (time.monotonic() - started - aside)
-            row = {"kind": "train", "tokens": tokens, "step": step, "loss": train_loss, "lr": lr}
-            write(row | {"grad_norm": grad_norm.item(), "tokens_per_s": rate})
-            record.update(tokens_per_s=rate)
-            reason, losses = divergence(losses, limit), []
-            if not reason and reading and not read_out(tokens, train_loss):
-                reason = "the validation loss is not finite"
-            if reason:
-                state = "diverged"
-                record.update(tokens=tokens, message=f"{reason} at {tokens:,} tokens")
-                break
+            seconds = seconds_before + time.monotonic() - started
+            record.update(tokens=tokens, seconds=seconds, skipped=position.skipped)
+            stopping, due = agree(stop_requested(), checkpoint_due(config, tokens, checkpointed), where)
+            if tokens < config.budget_tokens and (stopping or due or tokens in plan.kept_tokens):
+                checkpoint(tokens, config.checkpoint.keep_last)
+                if stopping:
+                    state = "preempted"
+                    break
 
-        record.update(tokens=tokens, seconds=seconds())
-        due = time.monotonic() - checkpointed > config.checkpoint.every_seconds
-        stopping, saving = agree(stop_requested(), due, where)
-        if (stopping or saving) and step < plan.steps:
-            losses, fresh = losses + reduced(fresh), []
-            checkpoint(tokens)
-            checkpointed = time.monotonic()
-            if stopping:
-                state = "preempted"
-                break
-
-    if step > first_step:
+    if record.status.tokens > first:
         check_groups(engine, rows, config.model_copy(update={"lr": lr}))
-    if state == "finished" and config.checkpoint.keep != "none":
-        checkpoint(config.budget_tokens)
-        checkpoints.export(engine, run_dir)
+    if state == "finished" and config.budget_tokens in plan.kept_tokens:
+        checkpoint(config.budget_tokens, last=0)
     elif state != "preempted" and dist.get_rank() == 0:
-        checkpoints.remove(run_dir)
-    record.update(now=True, state=state, seconds=seconds())
+        checkpoints.prune(run_dir, 0, plan.kept_tokens)
+    record.update(now=True, state=state, seconds=seconds_before + time.monotonic() - started)
     record.close()
     return record.status
 
 
-def micro_batches(
-    store: TokenStore, config: RunConfig, plan: Plan, step: int, where: torch.device
-) -> Iterator[torch.Tensor]:
-    """This rank's micro-batches of one step, (micro_batch_seqs, seq_len + 1) token ids each.
+def samples(store: TokenStore, config: RunConfig, plan: Plan, begin: int) -> torch.Tensor:
+    """This rank's sequences of the step after `begin` tokens, (micro_batch_seqs x accumulation, seq_len + 1) token ids.
 
-    Step k uses the global samples k * batch_seqs up to the next, whatever the number of ranks and micro-batches.
+    A step uses the next batch_seqs global samples after begin / seq_len, whatever the number of ranks, micro-batches,
+    and the batch sizes before it.
     """
-    first = step * plan.batch_seqs + dist.get_rank() * plan.micro_batch_seqs * plan.accumulation
-    for micro in range(plan.accumulation):
-        yield torch.from_numpy(
-            sequences(store, config.seed, first + micro * plan.micro_batch_seqs, plan.micro_batch_seqs)
-        ).to(where)
+    count = plan.micro_batch_seqs * plan.accumulation
+    first = begin // config.model.seq_len + dist.get_rank() * count
+    batch = torch.from_numpy(sequences(store, config.seed, first, count))
+    return batch.pin_memory() if device().type == "cuda" else batch
 
 
-def reduced(losses: list[torch.Tensor]) -> list[float]:
-    """This rank's losses of past steps as means over all ranks."""
-    if not losses:
-        return []
-    stacked = torch.stack(losses).double()
-    if dist.get_world_size() > 1:
-        dist.all_reduce(stacked)
-    return (stacked / dist.get_world_size()).tolist()
+@torch.no_grad()
+def look_ahead(network: torch.nn.Module, micro: list[torch.Tensor]) -> float:
+    """The loss of a step before it is taken, the mean over all ranks."""
+    return mean_over_ranks([torch.stack([loss_of(network, batch) for batch in micro]).mean()])[0]
+
+
+def checkpoint_due(config: RunConfig, tokens: int, checkpointed: float) -> bool:
+    """Whether a checkpoint's time has come: every_tokens if that is set, else every_seconds."""
+    if config.checkpoint.every_tokens:
+        return tokens % config.checkpoint.every_tokens == 0
+    return time.monotonic() - checkpointed > config.checkpoint.every_seconds

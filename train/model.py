@@ -4,14 +4,19 @@ Tensor shapes: B sequences, S positions, D width, V vocabulary.
 """
 
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 from transformers import GraniteConfig, GraniteForCausalLM
 
+from configs.errors import ConfigError
 from configs.mup import forward_multipliers, rules
 from configs.schema import ModelConfig
 from train.parametrization import role_of
+
+Whole = Callable[[nn.Parameter], AbstractContextManager]
 
 
 def granite_config(model: ModelConfig) -> GraniteConfig:
@@ -44,27 +49,57 @@ def skeleton(model: ModelConfig) -> GraniteForCausalLM:
         return GraniteForCausalLM(granite_config(model))
 
 
+def blank(model: ModelConfig, liger: bool = False) -> GraniteForCausalLM:
+    """The model with weights that mean nothing yet; with Liger's fused norm, rotation and SwiGLU if asked.
+
+    Raises ConfigError if Liger is asked for and cannot run.
+    """
+    if liger:
+        fuse_kernels()
+    return GraniteForCausalLM(granite_config(model))
+
+
 def build(model: ModelConfig, seed: int) -> GraniteForCausalLM:
     """The model with its initial weights, a pure function of (model, seed)."""
-    network = GraniteForCausalLM(granite_config(model))
+    network = blank(model)
     initialise(network, model, seed)
     return network
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, model: ModelConfig, seed: int) -> None:
-    """Draw every parameter by its role; each has its own generator, so no parameter shifts another's numbers."""
+def initialise(network: nn.Module, model: ModelConfig, seed: int, whole: Whole = nullcontext) -> None:
+    """Draw every parameter by its role; each has its own generator, so no parameter shifts another's numbers.
+
+    Numbers are drawn in fp32 on the CPU, then rounded and moved: they do not depend on device or precision. `whole`
+    is a context in which a sharded parameter is there entire.
+    """
     table = rules(model)
     for name, parameter in network.named_parameters():
         role = role_of(name)
-        if role == "norm":
-            parameter.fill_(1.0)
-        elif role == "bias":
-            parameter.zero_()
-        else:
-            digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-            generator = torch.Generator(parameter.device).manual_seed(int.from_bytes(digest[:7], "big"))
-            parameter.normal_(0.0, 1.0, generator=generator).mul_(table[role].init_std)
+        with whole(parameter):
+            if role == "norm":
+                parameter.fill_(1.0)
+            elif role == "bias":
+                parameter.zero_()
+            else:
+                digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+                drawn = torch.empty(parameter.shape).normal_(0.0, 1.0, generator=generator)
+                parameter.copy_(drawn.mul_(table[role].init_std))
+
+
+def fuse_kernels() -> None:
+    """Replace Granite's norm, rotation and SwiGLU by Liger's kernels, for all models built from now on.
+
+    The loss is not fused: Liger's accumulates the head's gradient in the compute precision. Raises ConfigError.
+    """
+    try:
+        from liger_kernel.transformers import apply_liger_kernel_to_granite  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ConfigError("engine.liger = true: not installed; pip install 'bcrit[liger]', or leave it false") from None
+    if not torch.cuda.is_available():
+        raise ConfigError("engine.liger = true: its kernels need a GPU; leave it false here")
+    apply_liger_kernel_to_granite(cross_entropy=False, fused_linear_cross_entropy=False)
 
 
 def loss_of(network: nn.Module, tokens_BS1: torch.Tensor) -> torch.Tensor:

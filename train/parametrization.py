@@ -55,7 +55,7 @@ def table(network: nn.Module, model: ModelConfig) -> tuple[Row, ...]:
     return tuple(
         Row(
             name=name,
-            shape=tuple(parameter.shape),
+            shape=tuple(getattr(parameter, "ds_shape", parameter.shape)),  # ZeRO-3 leaves shards, and the shape here
             role=(role := role_of(name)),
             init_std=by_role[role].init_std,
             lr_multiplier=by_role[role].lr_multiplier,

@@ -33,8 +33,8 @@ def code_version() -> str:
         return importlib.metadata.version("bcrit")
 
 
-def write_provenance(run_dir: Path, fingerprint: str, world_size: int) -> None:
-    """Record what this attempt runs with."""
+def write_provenance(run_dir: Path, fingerprint: str, world_size: int, lineage: dict[str, Any] | None) -> None:
+    """Record what this attempt runs with; `lineage` is where a branch comes from and what it changes."""
     record: dict[str, Any] = {
         "code_version": code_version(),
         "data_fingerprint": fingerprint,
@@ -44,6 +44,7 @@ def write_provenance(run_dir: Path, fingerprint: str, world_size: int) -> None:
         "device": device_label(),
         "threads": torch.get_num_threads(),
         "world_size": world_size,
+        "branch": lineage,
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

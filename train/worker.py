@@ -3,18 +3,20 @@
 Starting Python, torch and DeepSpeed costs as long as a small run, so a worker pays it once.
 """
 
+import contextlib
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 
 from configs.claims import claim, release
 from configs.errors import ConfigError
 from configs.identity import run_id
+from configs.lineage import changed_fields
 from configs.load import load_run
 from configs.manifest import Manifest
 from configs.plan import Hardware, Plan, check_tokens, plan
@@ -29,17 +31,19 @@ from configs.rundir import (
     write_status,
 )
 from configs.schema import RunConfig
-from train.control import stop_watch
+from train.checkpoints import path_of
+from train.control import launchers, stop_watch
 from train.data.batches import open_split
 from train.data.open import open_corpus
 from train.loop import built, train
 from train.provenance import write_provenance
+from train.ranks import on_rank_0, say
 from train.wandb_mirror import open_mirror
 
 PREEMPTED = 85  # exit code of a run that was stopped and can be resumed
 BUSY = "another process works on it"
+UNBORN = "its trunk has not come to its branch"
 WAIT_S = 1.0  # between looks at runs that other processes work on
-T = TypeVar("T")
 
 
 def run_single(config_file: Path, overrides: list[str], run_dir: Path | None, data_dir: Path, launched: float) -> int:
@@ -57,7 +61,7 @@ def run_single(config_file: Path, overrides: list[str], run_dir: Path | None, da
         create_run(where, config)
         return where
 
-    return run_claimed("single", [on_rank_0(prepare)], data_dir, stop_watch((), None), launched, since=launched)
+    return run_claimed("single", [on_rank_0(prepare)], data_dir, stop_watch((), launchers()), launched, since=launched)
 
 
 def run_study(study_dir: Path, data_dir: Path, parent: int | None, launched: float, since: float) -> int:
@@ -67,7 +71,7 @@ def run_study(study_dir: Path, data_dir: Path, parent: int | None, launched: flo
         run_dirs = [run_dir_of(study_dir, identity) for identity in manifest_ids(study_dir)]
         return sorted(run_dirs, key=lambda run_dir: read_status(run_dir).state == "failed")
 
-    stop = stop_watch((study_dir / "STOP",), parent)
+    stop = stop_watch((study_dir / "STOP",), [*launchers(), *([parent] if parent else [])])
     code = run_claimed(study_dir.name, on_rank_0(order), data_dir, stop, launched, since)
     return PREEMPTED if code == PREEMPTED else 0  # a worker that came to its end did its work; failures are on record
 
@@ -87,7 +91,7 @@ def run_claimed(
             if on_rank_0(stop):
                 return PREEMPTED
             obstacle = on_rank_0(lambda run_dir=run_dir: _take(run_dir, since))
-            if obstacle == BUSY and study != "single":
+            if obstacle in (BUSY, UNBORN) and study != "single":
                 busy.append(run_dir)
             elif obstacle:
                 say(f"{run_dir}: {obstacle}")
@@ -109,7 +113,9 @@ def _take(run_dir: Path, since: float) -> str | None:
             return f"nothing to do, it is {status.state}"
         if status.state == "failed" and status.updated >= since:
             return f"it failed: {status.message}"
-        return "its STOP file asks to leave it; remove that to go on" if (run_dir / "STOP").exists() else None
+        if (run_dir / "STOP").exists():
+            return "its STOP file asks to leave it; remove that to go on"
+        return _without_trunk(run_dir, since)
 
     if reason := obstacle():
         return reason
@@ -120,9 +126,39 @@ def _take(run_dir: Path, since: float) -> str | None:
     return reason
 
 
+def _without_trunk(run_dir: Path, since: float) -> str | None:
+    """Why a branch cannot leave its trunk now; None if it can, has left it, or is no branch.
+
+    A branch of a trunk that diverged before that point has diverged with it.
+    """
+    branch = read_config(run_dir).branch
+    if branch is None or read_status(run_dir).attempt:
+        return None
+    trunk = run_dir.parent / branch.parent
+    if path_of(trunk, branch.tokens).exists():
+        return None
+    status = read_status(trunk)
+    if status.state == "diverged" and status.tokens <= branch.tokens:
+        message = f"its trunk {branch.parent} diverged: {status.message}"
+        fate: dict[str, Any] = {
+            "state": "diverged",
+            "tokens": status.tokens,
+            "message": message,
+            "updated": time.time(),
+        }
+        fate["readouts"] = tuple(readout for readout in status.readouts if readout.tokens == 0)
+        write_status(run_dir, read_status(run_dir).model_copy(update=fate))
+        return message
+    if status.state in ENDED or (status.state == "failed" and status.updated >= since) or not trunk.exists():
+        message = f"its trunk {branch.parent} left no checkpoint at {branch.tokens} tokens; train the trunk again"
+        _record_failure(run_dir, message)
+        return message
+    return UNBORN
+
+
 def _attempt(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> int:
     """Train a claimed run and give it back; the exit code it asks for."""
-    own_stop = stop_watch((run_dir / "STOP",), None)
+    own_stop = stop_watch((run_dir / "STOP",), ())
     try:
         state = run_one(study, run_dir, data_dir, lambda: stop() or own_stop(), launched)
         return PREEMPTED if state == "preempted" else 0
@@ -131,7 +167,7 @@ def _attempt(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool]
         _record_failure(run_dir, str(error))
     except Exception as error:
         traceback.print_exc()
-        _record_failure(run_dir, f"{type(error).__name__}: {error}")
+        _record_failure(run_dir, _first_failure(run_dir, f"{type(error).__name__}: {error}"))
         if dist.get_world_size() > 1:
             raise  # the other ranks are inside a collective call; only the launcher can end them
     finally:
@@ -140,10 +176,22 @@ def _attempt(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool]
     return 1
 
 
+def _first_failure(run_dir: Path, message: str) -> str:
+    """What went wrong first: the error of the rank that failed, not those of ranks that then lost contact with it.
+
+    Every rank that fails tries to leave a note; the first one's stands until the run is attempted again.
+    """
+    note = run_dir / "failure.txt"
+    with contextlib.suppress(OSError), note.open("x") as file:
+        file.write(f"rank {dist.get_rank()}: {message}\n")
+    return note.read_text() if note.exists() else message
+
+
 def _record_failure(run_dir: Path, message: str) -> None:
     if dist.get_rank() == 0:
         failure: dict[str, Any] = {"state": "failed", "message": message.splitlines()[0], "updated": time.time()}
-        write_status(run_dir, read_status(run_dir).model_copy(update=failure))
+        with contextlib.suppress(OSError):  # on a full disk the status stays as it was, and the claim goes stale
+            write_status(run_dir, read_status(run_dir).model_copy(update=failure))
 
 
 def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
@@ -152,9 +200,11 @@ def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool],
     planned, corpus = check(config, data_dir)
     stores = (open_split(corpus, "train", config.model.seq_len), open_split(corpus, "valid", config.model.seq_len))
     previous = read_status(run_dir)
+    lineage = on_rank_0(lambda: _lineage(run_dir, config))
     if dist.get_rank() == 0:
+        (run_dir / "failure.txt").unlink(missing_ok=True)
         write_json(run_dir / "plan.json", asdict(planned))
-        write_provenance(run_dir, corpus.fingerprint, dist.get_world_size())
+        write_provenance(run_dir, corpus.fingerprint, dist.get_world_size(), lineage)
     if launched is not None:
         previous = previous.model_copy(update={"startup_seconds": time.time() - launched})
     quiet = (lambda row: None), (lambda status: None)
@@ -165,32 +215,17 @@ def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool],
     return status.state
 
 
+def _lineage(run_dir: Path, config: RunConfig) -> dict[str, Any] | None:
+    """Trunk, tokens and changed fields of a branch; None for a run from scratch. Raises ConfigError."""
+    if config.branch is None:
+        return None
+    changed = changed_fields(read_config(run_dir.parent / config.branch.parent), config)
+    return config.branch.model_dump() | {"changed": changed}
+
+
 def check(config: RunConfig, data_dir: Path) -> tuple[Plan, Manifest]:
     """The plan of the run on these ranks and its corpus. Raises ConfigError if it does not fit either."""
     planned = plan(config, Hardware(world_size=dist.get_world_size()))
     corpus = open_corpus(config.data, data_dir)
     check_tokens(config, corpus.train.tokens, corpus.valid.tokens, corpus.vocab_size)
     return planned, corpus
-
-
-def on_rank_0(action: Callable[[], T]) -> T:
-    """Rank 0's result on every rank, or its mistake: ConfigError, also for a path that cannot be used."""
-    box: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            box[0] = action()
-        except ConfigError as error:
-            box[1] = str(error)
-        except OSError as error:
-            box[1] = f"{error.filename}: {error.strerror}; choose another path"
-    if dist.get_world_size() > 1:
-        dist.broadcast_object_list(box, src=0)
-    if box[1] is not None:
-        raise ConfigError(box[1])
-    return box[0]
-
-
-def say(text: str) -> None:
-    """Print once, not once a rank."""
-    if dist.get_rank() == 0:
-        print(text, flush=True)

@@ -55,8 +55,14 @@ def run_counts(runs: pd.DataFrame) -> str:
 
 
 def _tokens_trained(runs: pd.DataFrame) -> str:
-    seen = runs.loc[runs["status"] == "finished", "tokens"].sum()
-    return f"{compact(seen)} in finished runs"
+    """Tokens of the finished runs, those of a trunk once for all the runs that branch off it."""
+    finished = runs[runs["status"] == "finished"]
+    tokens = finished["tokens"].sum()
+    if not {"parent", "branch_tokens"} <= set(runs):
+        return f"{compact(tokens)} in finished runs"
+    trunks = finished.groupby("parent")["branch_tokens"].max().sum()
+    whose = " and their trunks" if trunks else ""
+    return f"{compact(tokens - finished['branch_tokens'].sum() + trunks)} in finished runs{whose}"
 
 
 def _values(table: pd.DataFrame, column: str) -> str:

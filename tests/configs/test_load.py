@@ -93,3 +93,11 @@ def test_error_of_a_run_names_the_file(tmp_path: Path):
     with pytest.raises(ConfigError) as raised:
         load_run(path)
     assert str(raised.value) == f"{path}: optimizer.beta3: unknown field; did you mean optimizer.beta2?"
+
+
+def test_overrides_reach_the_trunk(tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text("name: s\ntrunk: {at: 65536, fields: {lr: 2^-7}}")
+    trunk = load_study(study, ["trunk.fields.schedule.warmup_tokens=0"]).trunk
+    assert trunk is not None
+    assert (trunk.at, trunk.fields) == ("65536", {"lr": "2^-7", "schedule.warmup_tokens": 0})
