@@ -56,6 +56,15 @@ def _parser() -> argparse.ArgumentParser:
         command = add(name, function, text)
         command.add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
 
+    command = add("universal", _universal, "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
+
+    command = add("export", _export, "Write a run's weights as a plain Hugging Face model with its card.")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
+    command.add_argument("--tokens", type=_positive, help="checkpoint to export (default: the newest)")
+    command.add_argument("--out", type=Path, help="directory (default: RUN/model, or RUN/model-ema)")
+    command.add_argument("--ema", action="store_true", help="the average of the weights instead")
+
     command = add("mup", _mup, "Print the parametrisation of every parameter of a run.")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. model.width=256")
@@ -161,6 +170,28 @@ def _report(arguments: argparse.Namespace, console: Console) -> int:
 
     table, _ = _write_table(arguments.study)
     path = write_report(table, analyse(table), arguments.study / "report")
+    console.print(f"wrote {path}")
+    return 0
+
+
+def _universal(arguments: argparse.Namespace, console: Console) -> int:
+    from train.checkpoints import newest_intact
+    from train.universal import convert
+
+    checkpoint = newest_intact(arguments.run)
+    if checkpoint is None:
+        raise ConfigError(f"{arguments.run}: no checkpoint there; give the directory of a run that was stopped")
+    with console.status("converting"):
+        path = convert(checkpoint)
+    console.print(f"wrote {path}; resume the run as you like")
+    return 0
+
+
+def _export(arguments: argparse.Namespace, console: Console) -> int:
+    from train.export import export
+
+    with console.status("exporting"):
+        path = export(arguments.run, arguments.tokens, arguments.out, ema=arguments.ema)
     console.print(f"wrote {path}")
     return 0
 

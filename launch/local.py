@@ -22,6 +22,7 @@ from configs.errors import ConfigError
 PRETRAIN = Path(__file__).resolve().parent.parent / "train" / "pretrain.py"
 POLL_S = 0.5
 RESTARTS = 3
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what SLURM sends before a time limit
 FINE = (0, 85)  # exit codes of a worker that did its work, or was stopped and can go on
 
 
@@ -110,8 +111,8 @@ def execute(study_dir: Path, data_dir: Path, arrangement: Layout, watch: Callabl
     """Start the workers, call `watch` until they have ended, and return their exit codes.
 
     A worker that dies of an error is started again, RESTARTS times at most; it leaves out what failed since this call.
-    A first Ctrl-C (or SIGTERM) makes the workers checkpoint and stop; a second one kills them. Raises KeyboardInterrupt
-    after either.
+    A first Ctrl-C (or SIGTERM, SIGUSR1) makes the workers checkpoint and stop; a second one kills them. Raises
+    KeyboardInterrupt after either.
     """
     stop_file = study_dir / "STOP"
     stop_file.unlink(missing_ok=True)
@@ -127,7 +128,7 @@ def execute(study_dir: Path, data_dir: Path, arrangement: Layout, watch: Callabl
         command += ["--launched", str(time.time()), "--since", str(since)]
         return start_worker(command, arrangement, index, port, log_of(study_dir, index))
 
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, on_signal) for number in STOPS}
     workers = [start(index, port) for index, port in enumerate(free_ports(arrangement.workers))]
     restarts = [0] * len(workers)
     try:

@@ -5,13 +5,13 @@ run_dir/checkpoints/<tokens>/
     ema.pt         the averaged weights, if the run keeps them
     position.json  everything else that a run needs to go on; whose it is, and how it was written
     manifest.json  size and sha256 of every file above
+    universal/     the same tensors whole, written by `bcrit universal` for another number of ranks or stage
 
 A checkpoint is written beside, synced, renamed, and only then are older ones pruned: at no moment is there none.
 DeepSpeed's own `latest` file is written before other ranks have finished, so it is not used. The data order is a pure
 function of (seed, sample number) and there is no dropout, so no loader or generator has a state.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Collection
@@ -26,8 +26,10 @@ from configs.errors import ConfigError
 from configs.identity import run_id
 from configs.rundir import read_json, write_json
 from configs.schema import RunConfig
+from train import universal
 from train.engine import Engine
-from train.ranks import gathered, on_rank_0, say
+from train.intact import damage, seal, sync
+from train.ranks import on_rank_0, say
 
 BYTES_PER_PARAM = 20  # 4 of weights, 12 of master weights and moments, 4 of an average: the most that is written
 
@@ -65,12 +67,11 @@ def save(
             owner = {"run_id": run_id(config), "model": config.model.model_dump(mode="json")}
             write_json(partial / "position.json", asdict(position) | shape | owner)
         dist.barrier()
-        files = _described(partial)
+        seal(partial)
         if writes:
-            write_json(partial / "manifest.json", files)
             shutil.rmtree(final, ignore_errors=True)
             os.rename(partial, final)
-            _sync(root)
+            sync(root)
     except (OSError, RuntimeError):  # torch says "PytorchStreamWriter failed" where the disk is full
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -133,7 +134,8 @@ def newest_intact(run_dir: Path) -> Path | None:
 def load(engine: Engine, checkpoint: Path, owner: str, config: RunConfig) -> Position:
     """Restore weights and moments from an intact checkpoint of the run `owner`, and return its position.
 
-    Raises ConfigError if it is another run's, or was written by another number of ranks or ZeRO stage.
+    Raises ConfigError if it is another run's, or was written by another number of ranks or ZeRO stage and not made
+    universal since.
     """
     saved = read_json(checkpoint / "position.json")
     model = config.model.model_dump(mode="json")
@@ -145,32 +147,24 @@ def load(engine: Engine, checkpoint: Path, owner: str, config: RunConfig) -> Pos
             )
     if saved["run_id"] != owner:
         raise ConfigError(f"{checkpoint}: belongs to run {saved['run_id']}, not to {owner}: remove it")
-    for name, have in (("world_size", dist.get_world_size()), ("zero_stage", engine.zero_optimization_stage())):
-        if saved[name] != have:
-            raise ConfigError(
-                f"{checkpoint}: written with {name} = {saved[name]}, resumed with {have}: "
-                f"resume as it was written, or remove the checkpoint to start the run again"
-            )
-    engine.load_checkpoint(str(checkpoint), tag="state")
+    shape = (dist.get_world_size(), engine.zero_optimization_stage())
+    if (saved["world_size"], saved["zero_stage"]) == shape:
+        engine.load_checkpoint(str(checkpoint), tag="state")
+    elif on_rank_0((checkpoint / "universal").is_dir):
+        universal.load(engine, checkpoint)
+    else:
+        raise ConfigError(
+            f"{checkpoint}: written by {saved['world_size']} rank(s) at ZeRO-{saved['zero_stage']}, resumed by "
+            f"{shape[0]} at ZeRO-{shape[1]}: run `bcrit universal {checkpoint.parent.parent}` first, "
+            "or resume as it was written"
+        )
     return Position(**{name: saved[name] for name in Position.__dataclass_fields__})
 
 
 def load_ema(checkpoint: Path) -> dict[str, torch.Tensor] | None:
     """The averaged weights of a checkpoint, if it has any."""
     path = checkpoint / "ema.pt"
-    return torch.load(path, weights_only=True) if path.exists() else None
-
-
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None if they are as written. Called on all ranks, which share them."""
-    manifest = checkpoint / "manifest.json"
-    files = on_rank_0(lambda: read_json(manifest) if manifest.exists() else None)
-    if files is None:
-        return "it has no manifest"
-    rank, world = dist.get_rank(), dist.get_world_size()
-    problems = (_differs(checkpoint / name, *files[name]) for name in sorted(files)[rank::world])
-    found = [problem for problem in gathered(next(filter(None, problems), None)) if problem]
-    return found[0] if found else None
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
 def _start(partial: Path, needed: int) -> None:
@@ -185,40 +179,6 @@ def _start(partial: Path, needed: int) -> None:
         )
 
 
-def _described(root: Path) -> dict[str, tuple[int, str]]:
-    """Size and sha256 of every file below `root`, synced to disk; the ranks share the work."""
-    names = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-    mine = {}
-    for name in names[dist.get_rank() :: dist.get_world_size()]:
-        _sync(root / name)
-        mine[name] = ((root / name).stat().st_size, _sha256(root / name))
-    if dist.get_rank() == 0:
-        for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
-            _sync(folder)
-    return {name: entry for part in gathered(mine) for name, entry in part.items()}
-
-
-def _differs(path: Path, size: int, sha256: str) -> str | None:
-    if not path.exists():
-        return f"{path.name} is missing"
-    if path.stat().st_size != size:
-        return f"{path.name} has {path.stat().st_size} bytes, not {size}"
-    return None if _sha256(path) == sha256 else f"{path.name} differs from its checksum"
-
-
 def _whole(run_dir: Path) -> list[Path]:
     """Checkpoints that were written to their end, the newest first."""
     return sorted((p for p in (run_dir / "checkpoints").glob("*") if p.name.isdigit()), reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The only file that knows DeepSpeed: its configuration, set-up, one optimizer step, and the read-back checks.
+"""What is known of DeepSpeed: its configuration, set-up, one optimizer step, and the read-back checks.
 
 What DeepSpeed gets wrong or leaves implicit is settled here: clipping defaults to 1.0, so it is always set; its
 learning-rate schedules overwrite per-group rates, so they are never used; ZeRO-0 reports no gradient norm, so there

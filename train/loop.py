@@ -45,6 +45,8 @@ def built(config: RunConfig, plan: Plan) -> Iterator[tuple[Engine, tuple[Row, ..
     """The engine of a freshly initialised model and the table it was built from; freed afterwards, come what may."""
     with born_sharded(config, plan):
         network = blank(config.model, liger=config.engine.liger)
+    # zero.Init makes buffers in the compute precision; bf16 frequencies would turn late positions by a radian.
+    network.model.rotary_emb = type(network.model.rotary_emb)(network.config).to(device())
     initialise(network, config.model, config.seed, whole)
     if config.engine.activation_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})

@@ -11,17 +11,27 @@ from configs.errors import ConfigError
 T = TypeVar("T")
 
 
+def rank() -> int:
+    """This process's number; 0 where there is no process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """Processes of the run; 1 where there is no process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def on_rank_0(action: Callable[[], T]) -> T:
     """Rank 0's result on every rank, or its mistake: ConfigError, also for a path that cannot be used."""
     box: list[Any] = [None, None]
-    if dist.get_rank() == 0:
+    if rank() == 0:
         try:
             box[0] = action()
         except ConfigError as error:
             box[1] = str(error)
         except OSError as error:
             box[1] = f"{error.filename}: {error.strerror}; choose another path"
-    if dist.get_world_size() > 1:
+    if world() > 1:
         dist.broadcast_object_list(box, src=0)
     if box[1] is not None:
         raise ConfigError(box[1])
@@ -30,18 +40,18 @@ def on_rank_0(action: Callable[[], T]) -> T:
 
 def gathered(mine: T) -> list[T]:
     """What every rank has, in the order of ranks."""
-    if dist.get_world_size() == 1:
+    if world() == 1:
         return [mine]
-    everyone: list[Any] = [None] * dist.get_world_size()
+    everyone: list[Any] = [None] * world()
     dist.all_gather_object(everyone, mine)
     return everyone
 
 
 def agree(mine: bool, other: bool, device: torch.device) -> tuple[bool, bool]:
     """Two decisions that hold for all ranks: yes to the first if any rank says so, to the second if rank 0 does."""
-    if dist.get_world_size() == 1:
+    if world() == 1:
         return mine, other
-    flags = torch.tensor([mine, other and dist.get_rank() == 0], dtype=torch.int32, device=device)
+    flags = torch.tensor([mine, other and rank() == 0], dtype=torch.int32, device=device)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX)
     first, second = flags.tolist()
     return bool(first), bool(second)
@@ -52,12 +62,12 @@ def mean_over_ranks(values: list[torch.Tensor]) -> list[float]:
     if not values:
         return []
     stacked = torch.stack(values).double()
-    if dist.get_world_size() > 1:
+    if world() > 1:
         dist.all_reduce(stacked)
-    return (stacked / dist.get_world_size()).tolist()
+    return (stacked / world()).tolist()
 
 
 def say(text: str) -> None:
     """Print once, not once a rank."""
-    if dist.get_rank() == 0:
+    if rank() == 0:
         print(text, flush=True)

@@ -85,7 +85,8 @@ def _finish(mirror: Any, status: Status) -> None:
 
 
 def _keys(row: dict[str, Any]) -> dict[str, Any]:
-    """A metrics row as W&B keys: train/loss, valid/loss, ... beside `tokens`."""
+    """A metrics row as W&B keys: train/loss, valid/loss, ... beside `tokens`; what is unknown is left out."""
     kind = row["kind"]
-    values = {f"{kind}/{key}": value for key, value in row.items() if key not in ("kind", "tokens", "step")}
+    named = {key: value for key, value in row.items() if key not in ("kind", "tokens", "step")}
+    values = {f"{kind}/{key}": value for key, value in named.items() if value is not None}
     return {"tokens": row["tokens"], **values}

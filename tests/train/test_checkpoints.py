@@ -11,7 +11,7 @@ import pytest
 from configs.errors import ConfigError
 from configs.rundir import read_config, read_status
 from tests.train.conftest import assert_same_tensors, checkpoints_of, science
-from train import checkpoints
+from train import checkpoints, intact, universal
 from train.engine import Engine
 
 
@@ -43,7 +43,7 @@ def truncate(file):
 
 
 @pytest.mark.parametrize("harm", [flip, truncate, os.unlink])
-@pytest.mark.parametrize("which", ["*model_states.pt", "*optim_states.pt", "position.json"])
+@pytest.mark.parametrize("which", ["*model_states.pt", "*optim_states.pt", "position.json", "manifest.json"])
 def test_a_damaged_checkpoint_is_passed_over(cut, run, capsys, harm, which):
     harm(next(checkpoints_of(cut)[-1].rglob(which)))
     status = run(cut, stop_after=1)
@@ -92,9 +92,14 @@ def test_a_checkpoint_of_another_size_is_refused(cut, run, tmp_path):
         run(cut)
 
 
-def test_another_stage_is_refused(cut, run):
-    with pytest.raises(ConfigError, match="written with zero_stage = 1, resumed with 2"):
+def test_another_stage_asks_for_a_universal_checkpoint(cut, run, tmp_path):
+    asked = "written by 1 rank.* at ZeRO-1, resumed by 1 at ZeRO-2: run `bcrit universal .*cut` first"
+    with pytest.raises(ConfigError, match=asked):
         run(cut, "engine.zero_stage=2")
+    universal.convert(checkpoints_of(cut)[-1])
+    status, whole = run(cut, "engine.zero_stage=2"), run(tmp_path / "whole")
+    assert status.state == "finished"
+    assert [r.loss for r in status.readouts] == pytest.approx([r.loss for r in whole.readouts], rel=1e-6)
 
 
 def test_a_config_of_an_older_version_is_refused(cut):
@@ -118,16 +123,16 @@ def test_a_disk_without_room_is_seen_before_anything_is_written(cut, run, monkey
 
 def test_a_disk_that_fills_up_in_between_costs_no_checkpoint(cut, run, monkeypatch):
     kept = contents(cut / "checkpoints")
-    sync = checkpoints._sync
+    sync = intact.sync
 
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(checkpoints, "_sync", full)
+    monkeypatch.setattr(intact, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         run(cut, stop_after=1)
     assert contents(cut / "checkpoints") == kept
-    monkeypatch.setattr(checkpoints, "_sync", sync)
+    monkeypatch.setattr(intact, "sync", sync)
     assert run(cut).state == "finished"
 
 
@@ -166,7 +171,8 @@ def test_at_every_moment_of_a_save_one_is_whole(run, tmp_path, monkeypatch):
 
         return watched
 
-    monkeypatch.setattr(checkpoints, "_sync", look(checkpoints._sync))
+    monkeypatch.setattr(intact, "sync", look(intact.sync))
+    monkeypatch.setattr(checkpoints, "sync", look(checkpoints.sync))
     monkeypatch.setattr(checkpoints.os, "rename", look(os.rename))
     monkeypatch.setattr(checkpoints.shutil, "rmtree", look(shutil.rmtree))
     run(run_dir, "checkpoint.every_tokens=256", "checkpoint.keep_last=1", stop_after=3)

@@ -1,5 +1,6 @@
 """Stopping and resuming changes nothing, bit for bit; divergence ends a run with a record."""
 
+import functools
 import shutil
 
 import pytest
@@ -68,3 +69,16 @@ def test_bf16_follows_fp32(run, tmp_path):
 def test_recomputing_activations_changes_nothing(run, tmp_path):
     plain, recomputed = run(tmp_path / "plain"), run(tmp_path / "again", "engine.activation_checkpointing=true")
     assert [r.loss for r in recomputed.readouts] == [r.loss for r in plain.readouts]
+
+
+def test_a_compiled_run_is_resumed_by_one_that_is_not(run, tmp_path, monkeypatch):
+    import deepspeed
+
+    # Dynamo and its guards are the part that can go wrong here; generating code would take most of a minute.
+    compile_eagerly = functools.partialmethod(deepspeed.DeepSpeedEngine.compile, backend="eager")
+    monkeypatch.setattr(deepspeed.DeepSpeedEngine, "compile", compile_eagerly)
+    run(tmp_path / "run", "engine.compile=true", stop_after=8)
+    compiled = run(tmp_path / "run")
+    plain = run(tmp_path / "plain")
+    assert [r.loss for r in compiled.readouts] == pytest.approx([r.loss for r in plain.readouts], rel=1e-6)
+    assert compiled.readouts[0].rms == plain.readouts[0].rms
