@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from configs.errors import ConfigError
 from configs.manifest import count_sequences
+from configs.memory import Memory, check_memory, memory
 from configs.mup import Role, rules
 from configs.schema import ModelConfig, RunConfig
 
@@ -18,6 +19,7 @@ class Hardware:
 
     world_size: int  # processes, one per device
     micro_batch_seqs: int | None = None  # most sequences of one forward pass; None: the run's engine.micro_batch_seqs
+    device_memory: int | None = None  # bytes of one device; None: not known, so nothing is refused for its size
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,21 @@ class Plan:
     n_params_non_embedding: int  # all but the token embedding; the head counts, it multiplies every token
     flops_per_token: int
     flops: int
+    memory: Memory  # of each device
 
 
 def plan(config: RunConfig, hardware: Hardware) -> Plan:
     """The plan of a run. Raises ConfigError for the first rule that a value breaks."""
     _check_model(config.model)
-    _check_precision(config)
+    _check_engine(config)
     batch_seqs, micro_batch_seqs = _batch(config, hardware)
     _check_tokens_of_run(config)
     start = start_tokens(config)
     steps = (config.budget_tokens - start) // config.batch_tokens
     log_every_tokens = config.log.every_tokens or config.batch_tokens * max(1, steps // 256)
     total = n_params(config.model)
+    if hardware.device_memory is not None:
+        check_memory(config, total, micro_batch_seqs, hardware.world_size, hardware.device_memory)
     return Plan(
         start_tokens=start,
         steps=steps,
@@ -71,6 +76,7 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
         n_params_non_embedding=total - n_params_embedding(config.model),
         flops_per_token=flops_per_token(config.model),
         flops=flops_per_token(config.model) * (config.budget_tokens - start),
+        memory=memory(config, total, micro_batch_seqs, hardware.world_size),
     )
 
 
@@ -148,11 +154,22 @@ def _check_model(model: ModelConfig) -> None:
         )
 
 
-def _check_precision(config: RunConfig) -> None:
+def _check_engine(config: RunConfig) -> None:
+    """What DeepSpeed cannot do, or does wrongly."""
     if config.precision == "bf16" and config.engine.zero_stage == 0:
         raise ConfigError(
             "engine.zero_stage = 0 with precision = bf16: DeepSpeed takes an optimizer step of its own at start-up "
             "there; use engine.zero_stage 1 or precision fp32"
+        )
+    if config.engine.zero_stage == 3 and config.engine.compile:
+        raise ConfigError(
+            "engine.compile = true with engine.zero_stage = 3: its hooks gather weights in the middle of every block, "
+            "which breaks the graph; leave engine.compile empty or use engine.zero_stage 2"
+        )
+    if config.engine.zero_stage == 3 and config.ema_half_life_tokens:
+        raise ConfigError(
+            f"ema_half_life_tokens = {config.ema_half_life_tokens} with engine.zero_stage = 3: no rank has the weights "
+            "that are averaged; leave it empty or use engine.zero_stage 2"
         )
 
 

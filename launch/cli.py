@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, did_you_mean
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
         command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
         if name == "plan":
+            command.add_argument("--gpu", help="check that the runs fit on this GPU, e.g. h100")
             command.add_argument("--all", action="store_true", help="print every run of a long table")
 
     for name, function, text in (
@@ -99,7 +100,8 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
     from launch.plan_table import print_plan
 
     planned, runs, _ = _planned(arguments)
-    print_plan(console, planned, runs, workers=_layout(arguments).workers, show_all=arguments.all)
+    workers = _layout(arguments).workers
+    print_plan(console, planned, runs, workers=workers, show_all=arguments.all, show_memory=arguments.gpu is not None)
     return 0
 
 
@@ -123,9 +125,20 @@ def _planned(arguments: argparse.Namespace):  # noqa: ANN202
     from launch.study import plan_study
     from train.data.open import open_corpus
 
-    planned = plan_study(arguments.study, arguments.overrides, Hardware(world_size=arguments.ranks))
+    gpu = _gpu(arguments.gpu) if getattr(arguments, "gpu", None) else None
+    hardware = Hardware(world_size=arguments.ranks, device_memory=gpu.memory if gpu else None)
+    planned = plan_study(arguments.study, arguments.overrides, hardware)
     manifest = open_corpus(planned.study.base.data, arguments.data_dir)
     return planned, pin_data(planned, manifest), arguments.out or Path("runs") / planned.study.name
+
+
+def _gpu(name: str):  # noqa: ANN202
+    from configs.devices import DEVICES, device
+
+    known = device(name)
+    if known is None:
+        raise ConfigError(f"--gpu {name}: not known; {did_you_mean(name, [known.name for known in DEVICES])}")
+    return known
 
 
 def _layout(arguments: argparse.Namespace):  # noqa: ANN202

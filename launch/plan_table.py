@@ -12,6 +12,7 @@ from rich.text import Text
 
 from configs.expressions import number_text
 from configs.identity import run_id
+from configs.memory import memory_text
 from configs.plan import Plan
 from configs.schema import RunConfig
 from launch.advice import advise, counted, tokens_without_reuse
@@ -34,9 +35,17 @@ class Cost:
 
 
 def print_plan(
-    console: Console, planned: PlannedStudy, runs: Sequence[RunConfig], *, workers: int, show_all: bool = False
+    console: Console,
+    planned: PlannedStudy,
+    runs: Sequence[RunConfig],
+    *,
+    workers: int,
+    show_all: bool = False,
+    show_memory: bool = False,
 ) -> None:
     """Print the table of runs, the totals, a rough time for `workers` single-threaded workers, and the warnings.
+
+    With `show_memory`, also the arithmetic of the memory that the largest run needs on each GPU.
 
     `runs` are the planned ones with their data pinned, which names them.
     """
@@ -53,6 +62,8 @@ def print_plan(
         f"about {duration(seconds)} on {counted(workers, 'core')} like this one: rough, from {flops_per_s / 1e9:.3g} "
         f"GFLOP/s per core and {1000 * STEP_OVERHEAD_S:g} ms per step, without validation",
     )
+    if show_memory:
+        below.add_row("memory", memory_text(max((p.memory for p in planned.plans), key=lambda memory: memory.total)))
     for warning in advise(grid):
         below.add_row("warning", Text(warning), style="yellow")
     console.print(runs_table(planned, runs, show_all=show_all))

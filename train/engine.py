@@ -2,7 +2,8 @@
 
 What DeepSpeed gets wrong or leaves implicit is settled here: clipping defaults to 1.0, so it is always set; its
 learning-rate schedules overwrite per-group rates, so they are never used; ZeRO-0 reports no gradient norm, so there
-we clip ourselves; bf16 would accumulate gradients in bf16, so the accumulation type is always fp32.
+we clip ourselves; bf16 would accumulate gradients in bf16, and round the sum to bf16 again before Adam sees it (even on
+one rank), so the types of accumulation and communication are always fp32.
 """
 
 import gc
@@ -27,7 +28,9 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 from torch.optim import AdamW
+from transformers import GraniteForCausalLM
 
+from configs.memory import bucket_elements
 from configs.plan import Plan
 from configs.schema import RunConfig
 from train.parametrization import ParametrizationError, Row, optimizer_groups
@@ -78,16 +81,26 @@ def peak_memory_bytes() -> int:
     return accelerator.max_memory_allocated()
 
 
+def device_memory() -> int | None:
+    """Bytes of this rank's GPU; None on a CPU."""
+    return None if device().type == "cpu" else accelerator.total_memory()
+
+
 def deepspeed_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
     """What DeepSpeed is told. Raises nothing: `configs.plan` has refused what DeepSpeed does wrongly."""
     return {
         "train_micro_batch_size_per_gpu": plan.micro_batch_seqs,
         "gradient_accumulation_steps": plan.accumulation,
         "train_batch_size": plan.batch_seqs,
-        "zero_optimization": {"stage": config.engine.zero_stage, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": config.engine.zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": bucket_elements(plan.n_params),
+        },
         "gradient_clipping": config.optimizer.clip_norm if config.engine.zero_stage else 0.0,
-        "bf16": {"enabled": config.precision == "bf16"},
+        "bf16": {"enabled": config.precision == "bf16", "immediate_grad_update": True},
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "steps_per_print": 2**62,
         "wall_clock_breakdown": False,
     }
@@ -107,7 +120,7 @@ def whole(parameter: nn.Parameter) -> AbstractContextManager:
     return deepspeed.zero.GatheredParameters(parameter, modifier_rank=0)
 
 
-def wrap(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> Engine:
+def wrap(network: GraniteForCausalLM, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> Engine:
     """Wrap the model and our own AdamW, compile if asked, and check that every group survived the wrapping."""
     optimizer = AdamW(
         optimizer_groups(network, rows, config),
@@ -120,7 +133,9 @@ def wrap(network: nn.Module, rows: tuple[Row, ...], config: RunConfig, plan: Pla
     check_groups(engine, rows, config)
     compiles = config.engine.compile
     if compiles or (compiles is None and device().type != "cpu" and config.engine.zero_stage < 3):
-        engine.compile()  # in place: parameters keep their names
+        # By block: for the whole model transformers makes the causal mask a tensor, which rules out flash attention.
+        for block in network.model.layers:
+            block.compile()  # in place: parameters keep their names
     return engine
 
 

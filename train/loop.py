@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from configs.devices import device as known_device
+from configs.devices import mfu
 from configs.plan import Plan
 from configs.rundir import Readout, State, Status
 from configs.schema import RunConfig
@@ -24,6 +26,7 @@ from train.engine import (
     born_sharded,
     check_groups,
     device,
+    device_label,
     optimizer_step,
     release,
     set_groups,
@@ -96,7 +99,8 @@ def train(
         }
     )
     record = Record(run_dir, status, writes=dist.get_rank() == 0)
-    pace = Pace(batch_tokens, lambda rate: None)
+    gpu = known_device(device_label())
+    pace = Pace(batch_tokens, lambda rate: mfu(plan.flops_per_token, rate, plan.world_size, gpu, config.precision))
     losses = position.pending  # of the steps since the last record, reduced over ranks
     fresh: list[torch.Tensor] = []  # of the last steps, still this rank's
     skipped_in_a_row = 0
@@ -110,13 +114,13 @@ def train(
     def validated(tokens: int, train_loss: float | None) -> bool:
         """Validate, record, and say whether the loss is finite."""
         with pace.aside():
-            loss = validate(network, held_out, config.engine.micro_batch_seqs, where)
+            loss = validate(network, held_out, plan.micro_batch_seqs, where)
             rms = activation_sizes(network, held_out, where)
             row = {"kind": "valid", "tokens": tokens, "loss": loss} | {f"rms_{kind}": v for kind, v in rms.items()}
             ema_loss = None
             if ema is not None:
                 with averaged(network, ema):
-                    ema_loss = validate(network, held_out, config.engine.micro_batch_seqs, where)
+                    ema_loss = validate(network, held_out, plan.micro_batch_seqs, where)
                 row["ema_loss"] = ema_loss
             write(row)
         if math.isfinite(loss):

@@ -35,6 +35,7 @@ from train.checkpoints import path_of
 from train.control import launchers, stop_watch
 from train.data.batches import open_split
 from train.data.open import open_corpus
+from train.engine import device_memory
 from train.loop import built, train
 from train.provenance import write_provenance
 from train.ranks import on_rank_0, say
@@ -225,7 +226,7 @@ def _lineage(run_dir: Path, config: RunConfig) -> dict[str, Any] | None:
 
 def check(config: RunConfig, data_dir: Path) -> tuple[Plan, Manifest]:
     """The plan of the run on these ranks and its corpus. Raises ConfigError if it does not fit either."""
-    planned = plan(config, Hardware(world_size=dist.get_world_size()))
+    planned = plan(config, Hardware(world_size=dist.get_world_size(), device_memory=device_memory()))
     corpus = open_corpus(config.data, data_dir)
     check_tokens(config, corpus.train.tokens, corpus.valid.tokens, corpus.vocab_size)
     return planned, corpus

@@ -4,6 +4,8 @@ import functools
 import shutil
 
 import pytest
+import torch
+from torch import nn
 
 from configs.errors import ConfigError
 from configs.rundir import read_metrics, read_status
@@ -72,13 +74,34 @@ def test_recomputing_activations_changes_nothing(run, tmp_path):
 
 
 def test_a_compiled_run_is_resumed_by_one_that_is_not(run, tmp_path, monkeypatch):
-    import deepspeed
-
     # Dynamo and its guards are the part that can go wrong here; generating code would take most of a minute.
-    compile_eagerly = functools.partialmethod(deepspeed.DeepSpeedEngine.compile, backend="eager")
-    monkeypatch.setattr(deepspeed.DeepSpeedEngine, "compile", compile_eagerly)
-    run(tmp_path / "run", "engine.compile=true", stop_after=8)
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
+    run(tmp_path / "run", "engine.compile=true", "engine.activation_checkpointing=true", stop_after=8)
     compiled = run(tmp_path / "run")
     plain = run(tmp_path / "plain")
     assert [r.loss for r in compiled.readouts] == pytest.approx([r.loss for r in plain.readouts], rel=1e-6)
     assert compiled.readouts[0].rms == plain.readouts[0].rms
+
+
+def test_adam_sees_gradients_that_were_summed_in_fp32(run, tmp_path, monkeypatch):
+    """DeepSpeed would round them to bf16 for a reduction that one rank does not even need."""
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def look(optimizer, *arguments, **options):
+        seen.extend(p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+        return step(optimizer, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", look)
+    for stage in (1, 2, 3):
+        run(
+            tmp_path / str(stage),
+            "precision=bf16",
+            f"engine.zero_stage={stage}",
+            "engine.micro_batch_seqs=2",
+            stop_after=2,
+        )
+        gradients = torch.cat([gradient.flatten() for gradient in seen])
+        assert gradients.dtype == torch.float32
+        assert (gradients != gradients.bfloat16().float()).float().mean() > 0.2
+        seen.clear()
