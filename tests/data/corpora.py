@@ -8,6 +8,11 @@ from configs.manifest import Manifest, SplitName
 from train.data.pack import pack
 from train.data.tokenizer import Tokenizer
 
+TEXTS = [
+    f"Chapter {i}. It was the best of times: naïve, 東京 {i * i}!\n\nQuoting <|endoftext|> ends nothing."
+    for i in range(60)
+]
+
 
 def counting(directory: Path, train_tokens: int, valid_tokens: int = 2, *, shard_tokens: int = 2**20) -> Manifest:
     """Train split 0, 1, ..., train_tokens - 1 and a like validation split, one document each."""

@@ -21,21 +21,20 @@ DOCUMENTS: list[tuple[SplitName, str]] = [("train", "ab"), ("valid", "c"), ("tra
 
 ENDLESS = """
 import sys
+from itertools import count
 from pathlib import Path
 from train.data.pack import pack
 from train.data.tokenizer import load_tokenizer
 
 def endless():
     yield "valid", "held out"
-    while True:
+    for number in count():
         yield "train", "x" * 1000
-
-def report(documents, tokens):
-    if tokens > 2_000_000:
-        print("going", flush=True)
+        if number > 2000:
+            print("going", flush=True)
 
 out, tokenizer = Path(sys.argv[1]), load_tokenizer("bytes")
-pack(endless(), out, source="endless", tokenizer=tokenizer, shard_tokens=10**6, report=report)
+pack(endless(), out, source="endless", tokenizer=tokenizer, shard_tokens=10**6)
 """
 
 

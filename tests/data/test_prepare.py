@@ -14,13 +14,8 @@ import transformers
 
 from configs.errors import ConfigError
 from configs.manifest import read_manifest
-from tests.data.corpora import documents_of
-from train.data.prepare import prepare
-
-TEXTS = [
-    f"Chapter {i}. It was the best of times: naïve, 東京 {i * i}!\n\nQuoting <|endoftext|> ends nothing."
-    for i in range(60)
-]
+from tests.data.corpora import TEXTS, documents_of
+from train.data.prepare import prepare as prepare_and_time
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +25,8 @@ def jsonl(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def bpe(tmp_path_factory):
-    """A byte-level BPE tokenizer trained on the texts, as a tokenizer.json."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<pad>", "<|endoftext|>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
-    tokenizer.save(str(path))
-    return path
+def prepare(source, out, **options):
+    return prepare_and_time(source, out, **options).manifest
 
 
 def decoded(manifest, decode):

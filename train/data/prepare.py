@@ -1,23 +1,29 @@
 """From a source to a packed corpus: the embedded one, or any documents with any tokenizer."""
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from configs.errors import ConfigError
 from configs.manifest import MANIFEST, Manifest, SplitName, read_manifest
-from train.data.corpus import TextUnit, dataset_documents, held_out, local_files, python_roots, python_sources
-from train.data.pack import SHARD_TOKENS, pack
+from train.data.corpus import python_roots, python_sources, split_of
+from train.data.documents import Position, Source, TextUnit, open_source, read, share_read
+from train.data.encode import Chunk, Encoded, encode_chunks
+from train.data.pack import SHARD_TOKENS, SplitWriter, open_writers, pack, publish, write_manifest
+from train.data.partial import Identity, Journal, remove_published, save, working
+from train.data.progress import Report, showing
 from train.data.tokenizer import load_tokenizer
 
 EMBEDDED_MAX_BYTES = 2**27  # of text; about 5 s to pack on two cores, and 2 bytes a token on disk
 EMBEDDED_VALID_FRACTION = 0.05
+CHUNK_CHARACTERS = 2**20  # of text that a process is given at a time
+JOURNAL_SECONDS = 5.0  # of work that a kill can cost
+
+Stage = tuple[SplitName | None, Source]  # None: the hash of a document decides
 
 
 def ensure_embedded(
@@ -33,7 +39,7 @@ def ensure_embedded(
         texts = python_sources(python_roots() if roots is None else roots, max_bytes)
         try:
             return pack(
-                _divide(texts, EMBEDDED_VALID_FRACTION),
+                ((split_of(text, EMBEDDED_VALID_FRACTION), text) for text in texts),
                 out,
                 source="Python sources of the standard library and of installed packages",
                 tokenizer=load_tokenizer("bytes"),
@@ -41,6 +47,20 @@ def ensure_embedded(
         except FileExistsError:
             pass  # another process built it meanwhile
     return read_manifest(out)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus, and how fast it was made."""
+
+    manifest: Manifest
+    tokens: int  # written by this call: fewer than the manifest's if an earlier one was interrupted
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second of this call, from its start to its end."""
+        return self.tokens / self.seconds
 
 
 def prepare(
@@ -52,71 +72,116 @@ def prepare(
     text_field: str = "text",
     subset: str | None = None,
     split: str = "train",
+    revision: str | None = None,
     valid: str | None = None,
     valid_fraction: float = 0.05,
     limit_documents: int | None = None,
     text_unit: TextUnit = "file",
-    streaming: bool = True,
+    processes: int | None = None,
     shard_tokens: int = SHARD_TOKENS,
-) -> Manifest:
-    """Tokenise `source` once into the new directory `out`, with a progress line on stderr.
+) -> Prepared:
+    """Tokenise `source` once into the new directory `out`, on all cores, with a progress line on stderr.
 
-    source, text_field, subset, split, text_unit, streaming: see `corpus.dataset_documents`.
+    source, text_field, subset, split, revision, text_unit: see `documents.open_source`.
     tokenizer, eod: see `tokenizer.load_tokenizer`.
     valid: where held-out documents come from: another path if `source` is a path, another split if it is a dataset.
     valid_fraction: without `valid`, the share of documents that is held out, chosen by a hash of their content.
     limit_documents: read only so many documents of `source`, and of `valid`.
+    processes: how many tokenise; all cores by default. The corpus does not depend on it.
 
-    Raises ConfigError if anything is missing, unreadable or already there.
+    A call that was interrupted, or that failed on the way, goes on where it was when it is repeated, and the corpus
+    is that of a call that was not. Raises ConfigError if anything is missing, unreadable or already there.
     """
+    began = time.monotonic()
+    processes = len(os.sched_getaffinity(0)) if processes is None else processes
     if not 0 < valid_fraction < 1:
         raise ConfigError(f"valid_fraction: {valid_fraction} is not between 0 and 1; 0.05 holds out 5 % of documents")
-    if limit_documents is not None and limit_documents < 1:
-        raise ConfigError(f"limit_documents: {limit_documents} is not positive; leave it out to read all")
+    for name, value in (("limit_documents", limit_documents), ("processes", processes)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}: {value} is not positive; leave it out for all")
     if out.exists():
-        raise ConfigError(f"out: {out} is already there; remove it or choose another directory")
+        remove_published(out)
+        raise ConfigError(f"out: {out} is already there; use it, remove it or choose another directory")
 
-    read = partial(dataset_documents, text_field=text_field, subset=subset, text_unit=text_unit, streaming=streaming)
-    texts = islice(read(source, split=split), limit_documents)
-    if valid is None:
-        documents = _divide(texts, valid_fraction)
-    else:
-        held = read(valid, split=split) if local_files(source) else read(source, split=valid)
-        documents = chain(_label("train", texts), _label("valid", islice(held, limit_documents)))
-    with _progress() as report:
+    def opened(name: str, split: str) -> Source:
+        return open_source(
+            name, text_field=text_field, subset=subset, split=split, revision=revision, text_unit=text_unit
+        )
+
+    main = opened(source, split)
+    stages: list[Stage] = [(None, main)]
+    if valid is not None:
+        held = opened(valid, split) if main.files else opened(source, valid)
+        stages = [("train", main), ("valid", held)]
+    encoder = load_tokenizer(tokenizer, eod)
+    identity: Identity = {
+        "source": f"{source} ({main.version})",
+        "text_field": text_field,
+        "text_unit": text_unit,
+        "subset": subset,
+        "split": split,
+        "valid": valid and f"{valid} ({stages[1][1].version})",
+        "valid_fraction": valid_fraction,
+        "limit_documents": limit_documents,
+        "tokenizer": f"{tokenizer} (sha256 {encoder.sha256[:16]})",
+        "eod": encoder.eod_token,
+        "shard_tokens": shard_tokens,
+        "datasets": version("datasets"),
+        "tokenizers": version("tokenizers"),
+    }
+    with working(out, identity) as (partial, journal):
+        corpus = partial / "corpus"
+        writers = open_writers(corpus, encoder, shard_tokens, journal.train, journal.valid)
+        documents_before, tokens_before = _totals(writers)
+        chunks = _chunks(stages, journal, limit_documents)
+        with (
+            showing(documents_before, tokens_before) as report,
+            closing(encode_chunks(chunks, encoder, valid_fraction, processes)) as encoded,
+        ):
+            _write(encoded, writers, partial, journal, report)
+        name = f"{source} ({split})" if main.files else f"{source} ({split}, {main.version})"
+        write_manifest(corpus, writers, name, encoder)
         try:
-            return pack(
-                documents,
-                out,
-                source=f"{source} ({split})",
-                tokenizer=load_tokenizer(tokenizer, eod),
-                shard_tokens=shard_tokens,
-                report=report,
-            )
+            publish(corpus, out)
         except FileExistsError as error:
             raise ConfigError(f"out: {out} was made by another process meanwhile; use it or choose another") from error
+    return Prepared(read_manifest(out), _totals(writers)[1] - tokens_before, time.monotonic() - began)
 
 
-def _divide(texts: Iterable[str], valid_fraction: float) -> Iterator[tuple[SplitName, str]]:
-    for text in texts:
-        yield ("valid" if held_out(text, valid_fraction) else "train"), text
+def _chunks(stages: Sequence[Stage], journal: Journal, limit: int | None) -> Iterator[Chunk]:
+    """What is left of the sources, in pieces of about CHUNK_CHARACTERS."""
+    for stage, (split, source) in list(enumerate(stages))[journal.stage :]:
+        position = journal.position if stage == journal.stage else Position()
+        texts: list[str] = []
+        size = 0
+        for more, position in read(source, position, limit):  # noqa: B020
+            texts += more
+            size += sum(map(len, more))
+            if size >= CHUNK_CHARACTERS:
+                yield Chunk(texts, split, stage, position, share_read(source, position, limit))
+                texts, size = [], 0
+        if texts:
+            yield Chunk(texts, split, stage, position, share_read(source, position, limit))
 
 
-def _label(split: SplitName, texts: Iterable[str]) -> Iterator[tuple[SplitName, str]]:
-    for text in texts:
-        yield split, text
+def _write(
+    encoded: Iterable[tuple[Chunk, dict[SplitName, Encoded]]],
+    writers: dict[SplitName, SplitWriter],
+    partial: Path,
+    journal: Journal,
+    report: Report,
+) -> None:
+    """Append chunk after chunk and keep the journal."""
+    saved = time.monotonic()
+    for chunk, parts in encoded:
+        for split, part in parts.items():
+            writers[split].write(part.tokens, part.documents)
+        report(*_totals(writers), chunk.share)
+        if time.monotonic() - saved >= JOURNAL_SECONDS:
+            save(partial, journal.model_copy(update={"stage": chunk.stage, "position": chunk.position}), writers)
+            saved = time.monotonic()
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A live line on stderr, told (documents, tokens) so far."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("reading")
-        started = time.perf_counter()
-
-        def report(documents: int, tokens: int) -> None:
-            speed = tokens / (time.perf_counter() - started)
-            progress.update(task, description=f"{documents:,} documents, {tokens:,} tokens, {speed:,.0f} tokens/s")
-
-        yield report
+def _totals(writers: dict[SplitName, SplitWriter]) -> tuple[int, int]:
+    """Documents and tokens of both splits."""
+    return sum(w.documents for w in writers.values()), sum(w.tokens for w in writers.values())

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,13 +18,21 @@ _KNOWN_EOD = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Text to token ids; `encode` adds no special tokens and reads their names in a text as plain text."""
+    """Text to token ids; `encode` adds no special tokens and reads their names in a text as plain text.
+
+    It can be pickled, so that other processes encode by the same definition.
+    """
 
     name: str
     sha256: str
     vocab_size: int  # the end of document included
     eod_token: int
     encode: Callable[[list[str]], list[np.ndarray]]
+
+    @property
+    def dtype(self) -> Literal["uint16", "uint32"]:
+        """The smallest type that holds every token id on disk."""
+        return "uint16" if self.vocab_size <= 2**16 else "uint32"
 
 
 def load_tokenizer(name: str, eod: str | None = None) -> Tokenizer:
@@ -64,26 +73,27 @@ def _from_transformers(name: str, eod: str | None) -> Tokenizer:
     eod = eod or tokenizer.eos_token
     if tokenizer.is_fast:
         return _from_backend(name, tokenizer.backend_tokenizer, eod)
-
-    def encode(texts: list[str]) -> list[np.ndarray]:
-        ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        return [np.array(row, dtype=np.int64) for row in ids]
-
     vocabulary = tokenizer.get_vocab()
-    return _with_eod(name, json.dumps([type(tokenizer).__name__, sorted(vocabulary.items())]), vocabulary, eod, encode)
+    definition = json.dumps([type(tokenizer).__name__, sorted(vocabulary.items())])
+    return _with_eod(name, definition, vocabulary, eod, partial(_encode_slow, tokenizer))
+
+
+def _encode_slow(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
+    ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return [np.array(row, dtype=np.int64) for row in ids]
 
 
 def _from_backend(name: str, tokenizer: Any, eod: str | None) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # A document that quotes "<|endoftext|>" must not end there.
-    tokenizer.encode_special_tokens = True
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    return _with_eod(name, tokenizer.to_str(), vocabulary, eod, partial(_encode_fast, tokenizer))
 
-    def encode(texts: list[str]) -> list[np.ndarray]:
-        batch = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in batch]
 
-    return _with_eod(name, tokenizer.to_str(), tokenizer.get_vocab(with_added_tokens=True), eod, encode)
+def _encode_fast(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
+    tokenizer.encode_special_tokens = True  # a document that quotes "<|endoftext|>" must not end there; not pickled
+    batch = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [np.array(encoding.ids, dtype=np.int64) for encoding in batch]
 
 
 def _with_eod(
