@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from analysis.table import COLUMNS
+from configs.ladder import ladder
 from configs.reference import reference
 from launch.cli import _parser
 from tests.processes import ROOT
@@ -24,11 +25,15 @@ def test_the_columns_of_the_run_table_are_listed():
     assert listed[: len(COLUMNS)] == list(COLUMNS.items())
 
 
+def test_the_ladder_of_sizes_is_generated():
+    assert ladder(ROOT / "configs/runs").strip() in README, "copy the output of `python -m configs.ladder`"
+
+
 def test_the_quickstart_study_is_quoted():
     assert (ROOT / "configs/studies/quickstart.yaml").read_text() in README
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)]+)\)", README))
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http|#)([^)]+)\)", README))
 def test_links_lead_somewhere(target):
     assert (ROOT / target).exists()
 

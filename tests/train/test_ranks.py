@@ -85,7 +85,7 @@ def test_fifty_kills_leave_no_trace(tmp_path, data_dir):
     while kills < KILLS:
         before = read_status(runs[-1])
         processes = start(rank, config_file, runs[-1], data_dir)
-        time.sleep(chance.uniform(0.6 * start_up, 1.2 * start_up + 0.2 * read_status(whole).seconds))
+        time.sleep(chance.uniform(start_up, 1.6 * start_up + 0.3 * read_status(whole).seconds))
         alive = all(process.is_alive() for process in processes)
         for victim in chance.choice([processes, processes[:1], processes[1:]]):
             if victim.is_alive():
@@ -96,7 +96,7 @@ def test_fifty_kills_leave_no_trace(tmp_path, data_dir):
         if read_status(runs[-1]).state == "finished":
             runs.append(tmp_path / f"run-{len(runs)}")
     print(f"{kills} kills, {in_training} of them in training, in {len(runs)} runs")
-    assert in_training > KILLS / 3, "most kills came before any training: the test shows too little"
+    assert in_training > KILLS / 2, "most kills came before any training: the test shows too little"
     for run_dir in runs:
         if read_status(run_dir).state != "finished":
             assert wait_for_all(start(rank, config_file, run_dir, data_dir)) == [0, 0]
