@@ -85,9 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--subset", help="configuration of the dataset, e.g. en")
     command.add_argument("--split", default="train", help="split of the dataset (default: train)")
+    command.add_argument("--revision", help="commit, tag or branch of the dataset")
     command.add_argument("--valid", help="where held-out documents come from: another split, or another path")
     command.add_argument("--valid-fraction", type=float, default=0.05, help="else held out by hash (default: 0.05)")
     command.add_argument("--limit-documents", type=_positive, help="stop after so many documents")
+    command.add_argument("--processes", type=_positive, help="how many tokenise (default: one a core)")
     command = data.add_parser("verify", help="Check every byte of a packed corpus against its checksums.")
     command.set_defaults(command=_verify)
     command.add_argument("directory", type=Path, help="directory of the packed corpus")
@@ -220,7 +222,7 @@ def _mup(arguments: argparse.Namespace, console: Console) -> int:
 def _prepare(arguments: argparse.Namespace, console: Console) -> int:
     from train.data.prepare import prepare
 
-    manifest = prepare(
+    done = prepare(
         arguments.source,
         arguments.out,
         tokenizer=arguments.tokenizer,
@@ -229,12 +231,16 @@ def _prepare(arguments: argparse.Namespace, console: Console) -> int:
         text_unit=arguments.text_unit,
         subset=arguments.subset,
         split=arguments.split,
+        revision=arguments.revision,
         valid=arguments.valid,
         valid_fraction=arguments.valid_fraction,
         limit_documents=arguments.limit_documents,
+        processes=arguments.processes,
     )
-    tokens = f"{manifest.train.tokens:,} training and {manifest.valid.tokens:,} validation tokens"
-    console.print(f"wrote {manifest.directory}: {tokens}, fingerprint {manifest.fingerprint}")
+    corpus = done.manifest
+    tokens = f"{corpus.train.tokens:,} training and {corpus.valid.tokens:,} validation tokens"
+    console.print(f"wrote {corpus.directory}: {tokens}, fingerprint {corpus.fingerprint}")
+    console.print(f"{done.tokens:,} tokens in {done.seconds:,.1f} s: {done.tokens_per_s:,.0f} tokens/s")
     return 0
 
 

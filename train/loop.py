@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,46 +21,14 @@ from train.data.batches import TokenStore, sequences, windows
 from train.data.prefetch import prefetched
 from train.divergence import MAX_SKIPPED, divergence, spikes
 from train.ema import averaged, start_ema, update_ema
-from train.engine import (
-    Engine,
-    born_sharded,
-    check_groups,
-    device,
-    device_label,
-    optimizer_step,
-    release,
-    set_groups,
-    set_lr,
-    whole,
-    wrap,
-)
+from train.engine import Engine, check_groups, device, device_label, optimizer_step, set_groups, set_lr
 from train.evaluate import activation_sizes, validate
 from train.metrics import Record
-from train.model import blank, initialise, loss_of
+from train.model import loss_of
 from train.pace import Pace
-from train.parametrization import Row, verify
+from train.parametrization import Row
 from train.ranks import agree, mean_over_ranks
 from train.schedules import step_shape
-
-
-@contextmanager
-def built(config: RunConfig, plan: Plan) -> Iterator[tuple[Engine, tuple[Row, ...]]]:
-    """The engine of a freshly initialised model and the table it was built from; freed afterwards, come what may."""
-    with born_sharded(config, plan):
-        network = blank(config.model, liger=config.engine.liger)
-    # zero.Init makes buffers in the compute precision; bf16 frequencies would turn late positions by a radian.
-    network.model.rotary_emb = type(network.model.rotary_emb)(network.config).to(device())
-    initialise(network, config.model, config.seed, whole)
-    if config.engine.activation_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.engine.zero_stage < 3:
-        network.to(device())  # pyright: ignore[reportArgumentType]
-    rows = verify(network, config.model)
-    engine = wrap(network, rows, config, plan)
-    try:
-        yield engine, rows
-    finally:
-        release(engine)
 
 
 def train(
@@ -76,8 +44,8 @@ def train(
 ) -> Status:
     """Train from the newest checkpoint (or its trunk's, or from scratch) to the budget, a stop, or divergence.
 
-    `engine` and `rows` come from `built`. `stores` are the training and validation tokens; `previous` is the status
-    left by earlier attempts. `on_row` gets every metrics row as it is written. Returns the status.
+    `engine` and `rows` come from `train.build.built`. `stores` are the training and validation tokens; `previous` is
+    the status left by earlier attempts. `on_row` gets every metrics row as it is written. Returns the status.
     """
     train_store, valid_store = stores
     held_out = windows(valid_store, np.arange(config.data.valid_tokens // config.model.seq_len))

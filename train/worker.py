@@ -31,12 +31,13 @@ from configs.rundir import (
     write_status,
 )
 from configs.schema import RunConfig
+from train.build import built
 from train.checkpoints import path_of
 from train.control import launchers, stop_watch
 from train.data.batches import open_split
 from train.data.open import open_corpus
 from train.engine import device_memory
-from train.loop import built, train
+from train.loop import train
 from train.provenance import write_provenance
 from train.ranks import on_rank_0, say
 from train.wandb_mirror import open_mirror

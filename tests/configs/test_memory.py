@@ -15,7 +15,7 @@ from configs.errors import ConfigError
 from configs.memory import bucket_elements, memory, memory_text
 from configs.plan import Hardware, Plan, n_params, plan
 from configs.schema import ModelConfig, RunConfig
-from train.loop import built
+from train.build import built
 from train.model import build, loss_of
 
 ENGINES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]

@@ -16,8 +16,8 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from torch import Tensor
 
 from tests.parity.cells import CELLS, SNAPSHOTS, Cell, layout, lr_at, read_batches
+from train.build import built
 from train.engine import Engine, optimizer_step, set_lr, start_distributed, stop_distributed
-from train.loop import built
 from train.model import loss_of
 
 

@@ -22,8 +22,8 @@ from configs.plan import Hardware, plan
 from configs.schema import RunConfig
 from tests.parity.cells import Cell, Precision, config_of, layout
 from tests.parity.engines import link_moments
+from train.build import built
 from train.engine import deepspeed_config
-from train.loop import built
 from train.model import build, granite_config
 
 pytestmark = pytest.mark.usefixtures("process_group")

@@ -9,9 +9,10 @@ import torch
 from configs.load import load_run
 from configs.plan import Hardware, plan
 from configs.rundir import Status, create_run, read_metrics, read_status
+from train.build import built
 from train.data.batches import open_split
 from train.data.prepare import ensure_embedded
-from train.loop import built, train
+from train.loop import train
 from train.pace import PACE
 
 RUN = """

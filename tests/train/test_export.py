@@ -28,11 +28,12 @@ from configs.rundir import Status, create_run, read_config, read_status, run_dir
 from configs.schema import RunConfig
 from tests.processes import ENVIRONMENT, ROOT, deepspeed
 from tests.train.conftest import RUN
+from train.build import built
 from train.data.batches import open_split, windows
 from train.data.prepare import ensure_embedded, prepare
 from train.data.tokenizer import load_tokenizer
 from train.export import export
-from train.loop import built, train
+from train.loop import train
 from train.model import loss_of, skeleton
 from train.model_card import model_card
 from train.parametrization import table

@@ -18,8 +18,8 @@ from configs.plan import Hardware, plan
 from configs.schema import RunConfig
 from tests.parity.engines import link_moments
 from train import universal
+from train.build import built
 from train.engine import Engine, optimizer_step, set_lr, start_distributed, stop_distributed
-from train.loop import built
 from train.model import loss_of
 from train.schedules import step_shape
 

@@ -90,7 +90,8 @@ def prepare(
     processes: how many tokenise; all cores by default. The corpus does not depend on it.
 
     A call that was interrupted, or that failed on the way, goes on where it was when it is repeated, and the corpus
-    is that of a call that was not. Raises ConfigError if anything is missing, unreadable or already there.
+    is that of a call that was not. A script that calls it needs the guard `if __name__ == "__main__"`, since the
+    processes import it. Raises ConfigError if anything is missing, unreadable or already there.
     """
     began = time.monotonic()
     processes = len(os.sched_getaffinity(0)) if processes is None else processes
@@ -149,19 +150,29 @@ def prepare(
 
 
 def _chunks(stages: Sequence[Stage], journal: Journal, limit: int | None) -> Iterator[Chunk]:
-    """What is left of the sources, in pieces of about CHUNK_CHARACTERS."""
+    """What is left of the sources, in pieces of one or two CHUNK_CHARACTERS; a longer document is a piece of its own.
+
+    Reading can go on where a batch of rows ends, so pieces end there, unless a batch makes several.
+    """
     for stage, (split, source) in list(enumerate(stages))[journal.stage :]:
         position = journal.position if stage == journal.stage else Position()
-        texts: list[str] = []
+        share: float | None = None
+        held: list[str] = []
         size = 0
-        for more, position in read(source, position, limit):  # noqa: B020
-            texts += more
-            size += sum(map(len, more))
-            if size >= CHUNK_CHARACTERS:
-                yield Chunk(texts, split, stage, position, share_read(source, position, limit))
-                texts, size = [], 0
-        if texts:
-            yield Chunk(texts, split, stage, position, share_read(source, position, limit))
+        for texts, position in read(source, position, limit):  # noqa: B020
+            share = share_read(source, position, limit)
+            several = False
+            for text in texts:
+                if size + len(text) > 2 * CHUNK_CHARACTERS and held:
+                    yield Chunk(held, split, stage, None, share)
+                    held, size, several = [], 0, True
+                held.append(text)
+                size += len(text)
+            if held and (size >= CHUNK_CHARACTERS or several):
+                yield Chunk(held, split, stage, position, share)
+                held, size = [], 0
+        if held:
+            yield Chunk(held, split, stage, position, share)
 
 
 def _write(
@@ -177,7 +188,7 @@ def _write(
         for split, part in parts.items():
             writers[split].write(part.tokens, part.documents)
         report(*_totals(writers), chunk.share)
-        if time.monotonic() - saved >= JOURNAL_SECONDS:
+        if chunk.position is not None and time.monotonic() - saved >= JOURNAL_SECONDS:
             save(partial, journal.model_copy(update={"stage": chunk.stage, "position": chunk.position}), writers)
             saved = time.monotonic()
 
