@@ -128,7 +128,8 @@ def _assign(data: dict[str, Any], field: str, value: Any) -> None:
 
 def _place(field: str) -> tuple[list[str], str]:
     """The groups a field lies in, and its name: below `axes` and `trunk.fields` a dotted name is itself the key."""
-    for group in ("axes", "trunk.fields"):
+    dotted: tuple[str, ...] = ("axes", "trunk.fields")
+    for group in dotted:
         if field.startswith(f"{group}."):
             return group.split("."), field.removeprefix(f"{group}.")
     *parents, name = field.split(".")
