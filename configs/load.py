@@ -126,10 +126,9 @@ def _assign(data: dict[str, Any], field: str, value: Any) -> None:
     node[name] = value
 
 
-def _place(field: str) -> tuple[list[str], str]:
+def _place(field: str) -> tuple[Sequence[str], str]:
     """The groups a field lies in, and its name: below `axes` and `trunk.fields` a dotted name is itself the key."""
-    dotted: tuple[str, ...] = ("axes", "trunk.fields")
-    for group in dotted:
+    for group in ("axes", "trunk.fields"):
         if field.startswith(f"{group}."):
             return group.split("."), field.removeprefix(f"{group}.")
     *parents, name = field.split(".")
