@@ -16,6 +16,7 @@ from configs.errors import ConfigError
 from configs.manifest import read_manifest
 from tests.data.corpora import TEXTS, documents_of
 from train.data.prepare import prepare as prepare_and_time
+from train.data.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +166,10 @@ def test_dataset_without_a_network(tmp_path):
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("configs.errors.ConfigError: source: cannot read 'a/b'")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_keeps_its_tokenizer(jsonl, bpe, tmp_path):
+    manifest = prepare(str(jsonl), tmp_path / "out", text_field="body", tokenizer=str(bpe))
+    kept = load_tokenizer(str(tmp_path / "out" / "tokenizer.json"))
+    assert kept.sha256 == manifest.tokenizer_sha256
+    assert kept.encode(TEXTS[:1])[0].tolist() == load_tokenizer(str(bpe)).encode(TEXTS[:1])[0].tolist()

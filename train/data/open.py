@@ -8,8 +8,8 @@ from configs.schema import DataConfig
 from train.data.prepare import ensure_embedded
 
 
-def open_corpus(data: DataConfig, data_dir: Path) -> Manifest:
-    """Manifest of `data.path`, or of the embedded corpus kept under `data_dir`.
+def open_corpus(data: DataConfig, data_dir: Path, *, checksums: bool = False) -> Manifest:
+    """Manifest of `data.path`, or of the embedded corpus kept under `data_dir`; `checksums` also reads every byte.
 
     Raises ConfigError if it is missing, damaged, or not the one whose fingerprint is pinned.
     """
@@ -19,4 +19,6 @@ def open_corpus(data: DataConfig, data_dir: Path) -> Manifest:
             f"data.fingerprint: {data.fingerprint} is asked for, {manifest.directory} has {manifest.fingerprint}; "
             f"restore that corpus, or remove the field to use this one"
         )
+    if checksums:
+        read_manifest(manifest.directory, checksums=True)
     return manifest

@@ -150,6 +150,8 @@ def write_manifest(directory: Path, writers: dict[SplitName, SplitWriter], sourc
         fingerprint=fingerprint(t.sha256, t.vocab_size, t.eod_token, t.dtype, train, valid),
         directory=directory,
     )
+    if t.definition:
+        (directory / "tokenizer.json").write_text(t.definition)  # for the models that learn this corpus
     (directory / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
 
 

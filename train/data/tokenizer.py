@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ class Tokenizer:
     vocab_size: int  # the end of document included
     eod_token: int
     encode: Callable[[list[str]], list[np.ndarray]]
+    definition: str | None = None  # the tokenizer.json, of which sha256 is the checksum, where there is such a thing
 
     @property
     def dtype(self) -> Literal["uint16", "uint32"]:
@@ -87,7 +88,9 @@ def _from_backend(name: str, tokenizer: Any, eod: str | None) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    return _with_eod(name, tokenizer.to_str(), vocabulary, eod, partial(_encode_fast, tokenizer))
+    definition = tokenizer.to_str()
+    loaded = _with_eod(name, definition, vocabulary, eod, partial(_encode_fast, tokenizer))
+    return replace(loaded, definition=definition)
 
 
 def _encode_fast(tokenizer: Any, texts: list[str]) -> list[np.ndarray]:
