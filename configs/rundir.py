@@ -75,6 +75,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Force a file or directory to disk: a rename must not outlive a power cut that its contents do not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file."""
     write_atomic(path, json.dumps(value, indent=1) + "\n")

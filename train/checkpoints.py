@@ -24,11 +24,11 @@ import torch.distributed as dist
 
 from configs.errors import ConfigError
 from configs.identity import run_id
-from configs.rundir import read_json, write_json
+from configs.rundir import read_json, sync, write_json
 from configs.schema import RunConfig
 from train import universal
 from train.engine import Engine
-from train.intact import damage, seal, sync
+from train.intact import damage, seal
 from train.ranks import on_rank_0, say
 
 BYTES_PER_PARAM = 20  # 4 of weights, 12 of master weights and moments, 4 of an average: the most that is written

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
-from configs.rundir import read_json, write_json
+from configs.rundir import read_json, sync, write_json
 from train.ranks import gathered, on_rank_0, rank, world
 
 MANIFEST = "manifest.json"
@@ -33,15 +32,6 @@ def damage(folder: Path) -> str | None:
     problems = (_differs(folder / name, *files[name]) for name in sorted(files)[rank() :: world()])
     found = [problem for problem in gathered(next(filter(None, problems), None)) if problem]
     return found[0] if found else None
-
-
-def sync(path: Path) -> None:
-    """Let what was written to a file or folder reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from configs.errors import ConfigError
+from configs.rundir import sync
 from train.engine import Engine, whole  # before DeepSpeed itself: it settles which accelerator there is
-from train.intact import damage, seal, sync
+from train.intact import damage, seal
 
 # isort: split
 from deepspeed.checkpoint.ds_to_universal import main as ds_to_universal

@@ -16,6 +16,7 @@ import numpy as np
 
 from configs.errors import ConfigError
 from configs.manifest import MANIFEST, TOKEN_BYTES, Manifest, Shard, Split, SplitName, fingerprint, read_manifest
+from configs.rundir import sync
 from train.data.encode import encode
 from train.data.tokenizer import Tokenizer
 
@@ -184,15 +185,6 @@ def make_parent(out: Path) -> None:
     if out.parent.is_file():  # mkdir would call this FileExistsError, as if the corpus were there
         raise NotADirectoryError(errno.ENOTDIR, f"{out.parent} is a file")
     out.parent.mkdir(parents=True, exist_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Force a file or directory to disk: a rename must not outlive a power cut that its contents do not."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from configs.claims import claim, release
 from configs.errors import ConfigError
 from configs.manifest import Split, SplitName
-from configs.rundir import Status, write_atomic, write_status
+from configs.rundir import Status, sync, write_atomic, write_status
 from configs.schema import Frozen
 from train.data.documents import Position
-from train.data.pack import NOTHING, SplitWriter, make_parent, sync, writable
+from train.data.pack import NOTHING, SplitWriter, make_parent, writable
 
 JOURNAL = "journal.json"
 Identity = dict[str, str | int | float | None]
