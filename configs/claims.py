@@ -68,8 +68,12 @@ def _clear_stale(path: Path, run_dir: Path) -> bool:
 
 
 def release(run_dir: Path) -> None:
-    """Give a run back."""
-    (run_dir / "claim.json").unlink(missing_ok=True)
+    """Give a run back, unless another process has taken it over meanwhile."""
+    path = run_dir / "claim.json"
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        owner = json.loads(path.read_text())
+        if (owner["host"], owner["pid"]) == (socket.gethostname(), os.getpid()):
+            path.unlink(missing_ok=True)
 
 
 def _stale(path: Path, run_dir: Path) -> bool:

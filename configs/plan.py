@@ -198,7 +198,8 @@ def _check_tokens_of_run(config: RunConfig) -> None:
             )
         _check_multiple("branch.tokens", config.branch.tokens, "model.seq_len", config.model.seq_len)
     _check_step("budget_tokens", budget, config)
-    _check_multiple("schedule.warmup_tokens", schedule.warmup_tokens, "batch_tokens", batch, lowest=0)
+    if schedule.warmup_tokens > start_tokens(config):  # else it was over in the trunk
+        _check_multiple("schedule.warmup_tokens", schedule.warmup_tokens, "batch_tokens", batch, lowest=0)
     if schedule.warmup_tokens > budget:
         raise ConfigError(
             f"schedule.warmup_tokens = {schedule.warmup_tokens} is above budget_tokens = {budget}: use less"

@@ -192,7 +192,7 @@ class RunConfig(Frozen):
     )
     spike_ratio: AboveOne = Field(
         default=2.0,
-        description="A step's training loss above spike_ratio x the mean over the previous record is a spike; counted.",
+        description="A step's training loss above spike_ratio x the running mean of those before is a spike; counted.",
     )
     on_spike: Literal["record", "skip"] = Field(
         default="record",

@@ -195,14 +195,20 @@ def _report(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _universal(arguments: argparse.Namespace, console: Console) -> int:
+    from configs.claims import claim, release
     from train.checkpoints import newest_intact
     from train.universal import convert
 
     checkpoint = newest_intact(arguments.run)
     if checkpoint is None:
         raise ConfigError(f"{arguments.run}: no checkpoint there; give the directory of a run that was stopped")
-    with console.status("converting"):
-        path = convert(checkpoint)
+    if not claim(arguments.run):
+        raise ConfigError(f"{arguments.run}: a process works on it; stop the run first")
+    try:
+        with console.status("converting"):
+            path = convert(checkpoint)
+    finally:
+        release(arguments.run)
     console.print(f"wrote {path}; resume the run as you like")
     return 0
 

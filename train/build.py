@@ -12,7 +12,7 @@ from train.parametrization import Row, verify
 
 @contextmanager
 def built(config: RunConfig, plan: Plan) -> Iterator[tuple[Engine, tuple[Row, ...]]]:
-    """The engine of a freshly initialised model and the table it was built from; freed afterwards, come what may."""
+    """The engine of a freshly initialised model and the table it was built from; freed when the block is left."""
     with born_sharded(config, plan):
         network = blank(config.model, liger=config.engine.liger)
     # zero.Init makes buffers in the compute precision; bf16 frequencies would turn late positions by a radian.

@@ -40,11 +40,12 @@ class Position:
 
     tokens: int
     pending: list[float] = field(default_factory=list)  # step losses since the last record, means over ranks
-    level: float | None = None  # mean loss of the last record, what spikes are measured against
+    level: float | None = None  # what the loss of the next step is compared with
     readouts: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     spikes: int = 0
     skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 def save(
@@ -78,13 +79,17 @@ def save(
     dist.barrier()
 
 
-def prune(run_dir: Path, last: int, kept: Collection[int]) -> None:
-    """Drop all checkpoints but the `last` newest and those at the tokens `kept`; to be called on one rank."""
+def prune(run_dir: Path, last: int, newest: int, kept: Collection[int]) -> None:
+    """Drop all checkpoints but the `last` newest and those at the tokens `kept`; to be called on one rank.
+
+    `newest` is where the run stands: a checkpoint beyond it was damaged and passed over, and is of no use.
+    """
     root = run_dir / "checkpoints"
-    whole = _whole(run_dir)
+    whole = [path for path in _whole(run_dir) if int(path.name) <= newest]
     for path in set(root.glob("*")) - {path_of(run_dir, tokens) for tokens in kept} - set(whole[:last]):
         doomed = path.with_suffix(".partial")  # so that one half removed does not pass for whole
         if path != doomed:
+            shutil.rmtree(doomed, ignore_errors=True)
             os.rename(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
     if root.exists() and not any(root.iterdir()):
@@ -149,7 +154,9 @@ def load(engine: Engine, checkpoint: Path, owner: str, config: RunConfig) -> Pos
         raise ConfigError(f"{checkpoint}: belongs to run {saved['run_id']}, not to {owner}: remove it")
     shape = (dist.get_world_size(), engine.zero_optimization_stage())
     if (saved["world_size"], saved["zero_stage"]) == shape:
-        engine.load_checkpoint(str(checkpoint), tag="state")
+        found, _ = engine.load_checkpoint(str(checkpoint), tag="state")
+        if found is None:
+            raise RuntimeError(f"{checkpoint}: DeepSpeed did not load it")
     elif on_rank_0((checkpoint / "universal").is_dir):
         universal.load(engine, checkpoint)
     else:
@@ -158,7 +165,7 @@ def load(engine: Engine, checkpoint: Path, owner: str, config: RunConfig) -> Pos
             f"{shape[0]} at ZeRO-{shape[1]}: run `bcrit universal {checkpoint.parent.parent}` first, "
             "or resume as it was written"
         )
-    return Position(**{name: saved[name] for name in Position.__dataclass_fields__})
+    return Position(**{name: saved[name] for name in Position.__dataclass_fields__ if name in saved})
 
 
 def load_ema(checkpoint: Path) -> dict[str, torch.Tensor] | None:

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from configs.schema import RunConfig
-
 MAX_SKIPPED = 16  # steps in a row; beyond, it is the weights that are bad, not the batches
+LEVEL_HALF_LIFE = 8  # steps: how far back the level reaches that a loss is compared with
 
 
 def divergence(losses: Sequence[float], limit: float) -> str | None:
@@ -22,7 +21,17 @@ def divergence(losses: Sequence[float], limit: float) -> str | None:
     return f"the training loss {mean:.4g} is above {limit:.4g}" if mean > limit else None
 
 
-def spikes(losses: Sequence[float], level: float | None, config: RunConfig) -> list[float]:
-    """Those of the step losses that are not finite or above spike_ratio x `level`, the mean of the last record."""
-    limit = math.inf if level is None else config.spike_ratio * level
-    return [loss for loss in losses if not math.isfinite(loss) or loss > limit]
+def spikes(losses: Sequence[float], level: float | None, spike_ratio: float) -> tuple[int, float | None]:
+    """How many of the step losses stand out, and the level after them.
+
+    A loss stands out that is not finite or above spike_ratio x the level, an exponential mean of the losses before it;
+    it moves the level no further than that limit. Steps alone enter, not records: how often is logged changes nothing.
+    """
+    found, keep = 0, 0.5 ** (1 / LEVEL_HALF_LIFE)
+    for loss in losses:
+        limit = math.inf if level is None else spike_ratio * level
+        out = not math.isfinite(loss) or loss > limit
+        found += out
+        if math.isfinite(loss):
+            level = loss if level is None else keep * level + (1 - keep) * min(loss, limit)
+    return found, level

@@ -1,4 +1,7 @@
-"""An exponential average of the weights, in fp32, kept whole on every rank (so not under ZeRO-3)."""
+"""An exponential average of the weights of the forward pass, kept in fp32 and whole on every rank (not under ZeRO-3).
+
+In bf16 it averages rounded weights: over a half-life of many steps their rounding averages out with them.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -12,7 +12,8 @@ MANIFEST = "manifest.json"
 
 def seal(folder: Path) -> None:
     """Sync every file below `folder` to disk and write its manifest. Called on all ranks, which share the work."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    # One list for all: on a network disk ranks may not yet see the same files, and none must fall between them.
+    names = on_rank_0(lambda: sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
     mine = {}
     for name in names[rank() :: world()]:
         sync(folder / name)
@@ -42,7 +43,8 @@ def sha256_of(path: Path) -> str:
 
 def _manifest(path: Path) -> dict[str, tuple[int, str]] | str:
     try:
-        return {name: (size, digest) for name, (size, digest) in read_json(path).items()}
+        files = {name: (size, digest) for name, (size, digest) in read_json(path).items()}
+        return files or "its manifest is empty"
     except FileNotFoundError:
         return "it has no manifest"
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError):
@@ -50,8 +52,11 @@ def _manifest(path: Path) -> dict[str, tuple[int, str]] | str:
 
 
 def _differs(path: Path, size: int, sha256: str) -> str | None:
-    if not path.exists():
+    try:
+        if path.stat().st_size != size:
+            return f"{path.name} has {path.stat().st_size} bytes, not {size}"
+        return None if sha256_of(path) == sha256 else f"{path.name} differs from its checksum"
+    except FileNotFoundError:
         return f"{path.name} is missing"
-    if path.stat().st_size != size:
-        return f"{path.name} has {path.stat().st_size} bytes, not {size}"
-    return None if sha256_of(path) == sha256 else f"{path.name} differs from its checksum"
+    except OSError as error:
+        return f"{path.name} cannot be read ({error.strerror})"

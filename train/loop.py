@@ -71,7 +71,6 @@ def train(
     pace = Pace(batch_tokens, lambda rate: mfu(plan.flops_per_token, rate, plan.world_size, gpu, config.precision))
     losses = position.pending  # of the steps since the last record, reduced over ranks
     fresh: list[torch.Tensor] = []  # of the last steps, still this rank's
-    skipped_in_a_row = 0
     seconds_before, started = position.seconds, time.monotonic()
     checkpointed = started
 
@@ -96,8 +95,8 @@ def train(
             record.update(readouts=(*record.status.readouts, readout))
         return math.isfinite(loss)
 
-    def checkpoint(tokens: int, last: int) -> None:
-        """Save, then keep the `last` newest checkpoints and those that are kept for good."""
+    def checkpoint(tokens: int) -> None:
+        """Save, then drop what is older than need be."""
         nonlocal checkpointed, losses, fresh
         with pace.aside():
             losses, fresh = losses + mean_over_ranks(fresh), []
@@ -105,14 +104,14 @@ def train(
             position.readouts = [readout.model_dump() for readout in record.status.readouts]
             checkpoints.save(engine, run_dir, config, position, ema)
             if dist.get_rank() == 0:
-                checkpoints.prune(run_dir, last, plan.kept_tokens)
+                checkpoints.prune(run_dir, config.checkpoint.keep_last, tokens, plan.kept_tokens)
         checkpointed = time.monotonic()
 
     if not record.status.readouts and not validated(0, None):
         raise FloatingPointError("the validation loss is not finite before the first step: check the model's init")
     limit = config.explode_ratio * record.status.readouts[0].loss
     state: State = "finished"
-    lr = config.lr
+    lr, seen, skipping = config.lr, math.nan, config.on_spike == "skip"
     first = position.tokens
     batches = prefetched(
         lambda begin: samples(train_store, config, plan, begin), range(first, config.budget_tokens, batch_tokens)
@@ -123,33 +122,40 @@ def train(
             lr = config.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, begin)
             set_lr(engine, lr)
             micro = [batch.to(where, non_blocking=True) for batch in mine.split(plan.micro_batch_seqs)]
-            if config.on_spike == "skip" and spikes([seen := look_ahead(network, micro)], position.level, config):
+            stands_out, level = False, position.level
+            if skipping:
+                seen = look_ahead(network, micro)
+                stands_out, level = spikes([seen], position.level, config.spike_ratio)
+            if stands_out:
                 write({"kind": "skip", "tokens": tokens, "loss": seen})
-                position.skipped, skipped_in_a_row = position.skipped + 1, skipped_in_a_row + 1
+                position.skipped += 1
+                position.skipped_in_a_row += 1
                 grad_norm = None
             else:
                 loss, grad_norm = optimizer_step(
                     engine, (loss_of(engine, batch) for batch in micro), config.optimizer.clip_norm
                 )
                 fresh.append(loss)
-                skipped_in_a_row = 0
+                position.skipped_in_a_row, position.level = 0, level
             if ema is not None:
                 update_ema(ema, network, forgotten)
-            pace.step()
 
             step, reading = (tokens - plan.start_tokens) // batch_tokens, tokens in plan.readout_tokens
-            if reading or step % plan.log_every_steps == 0:
-                losses, fresh = losses + mean_over_ranks(fresh), []
+            recording = reading or step % plan.log_every_steps == 0 or position.skipped_in_a_row > MAX_SKIPPED
+            if recording:
+                losses, fresh = losses + mean_over_ranks(fresh), []  # waits for the device
+            pace.step()
+            if recording:
                 train_loss = sum(losses) / len(losses) if losses else None
                 row = {"kind": "train", "tokens": tokens, "step": step, "loss": train_loss, "lr": lr}
-                found = len(spikes(losses, position.level, config))
+                found, level = (0, position.level) if skipping else spikes(losses, position.level, config.spike_ratio)
                 row |= {"grad_norm": None if grad_norm is None else grad_norm.item(), "spikes": found}
                 write(row | pace.record())
                 position.spikes += found
-                record.update(tokens_per_s=pace.tokens_per_s(), spikes=position.spikes)
-                reason, position.level, losses = divergence(losses, limit), train_loss or position.level, []
-                if skipped_in_a_row > MAX_SKIPPED:
-                    reason = f"{skipped_in_a_row} steps in a row were skipped"
+                record.update(tokens_per_s=pace.tokens_per_s(), spikes=position.spikes, skipped=position.skipped)
+                reason, position.level, losses = divergence(losses, limit), level, []
+                if position.skipped_in_a_row > MAX_SKIPPED:
+                    reason = f"{position.skipped_in_a_row} steps in a row were skipped"
                 if not reason and reading and not validated(tokens, train_loss):
                     reason = "the validation loss is not finite"
                 if reason:
@@ -159,9 +165,9 @@ def train(
 
             seconds = seconds_before + time.monotonic() - started
             record.update(tokens=tokens, seconds=seconds, skipped=position.skipped)
-            stopping, due = agree(stop_requested(), checkpoint_due(config, tokens, checkpointed), where)
+            stopping, due = agree(stop_requested(), checkpoint_due(config, plan, tokens, checkpointed), where)
             if tokens < config.budget_tokens and (stopping or due or tokens in plan.kept_tokens):
-                checkpoint(tokens, config.checkpoint.keep_last)
+                checkpoint(tokens)
                 if stopping:
                     state = "preempted"
                     break
@@ -169,11 +175,11 @@ def train(
     if record.status.tokens > first:
         check_groups(engine, rows, config.model_copy(update={"lr": lr}))
     if state == "finished" and config.budget_tokens in plan.kept_tokens:
-        checkpoint(config.budget_tokens, last=0)
-    elif state != "preempted" and dist.get_rank() == 0:
-        checkpoints.prune(run_dir, 0, plan.kept_tokens)
+        checkpoint(config.budget_tokens)
     record.update(now=True, state=state, seconds=seconds_before + time.monotonic() - started)
     record.close()
+    if state != "preempted" and dist.get_rank() == 0:  # only now: until the end is on record they are the way back
+        checkpoints.prune(run_dir, 0, config.budget_tokens, plan.kept_tokens)
     return record.status
 
 
@@ -195,8 +201,8 @@ def look_ahead(network: torch.nn.Module, micro: list[torch.Tensor]) -> float:
     return mean_over_ranks([torch.stack([loss_of(network, batch) for batch in micro]).mean()])[0]
 
 
-def checkpoint_due(config: RunConfig, tokens: int, checkpointed: float) -> bool:
+def checkpoint_due(config: RunConfig, plan: Plan, tokens: int, checkpointed: float) -> bool:
     """Whether a checkpoint's time has come: every_tokens if that is set, else every_seconds."""
     if config.checkpoint.every_tokens:
-        return tokens % config.checkpoint.every_tokens == 0
+        return (tokens - plan.start_tokens) % config.checkpoint.every_tokens == 0
     return time.monotonic() - checkpointed > config.checkpoint.every_seconds

@@ -1,7 +1,8 @@
 """What the ranks of a run do together: act once, speak once, decide alike."""
 
+import errno
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -30,12 +31,25 @@ def on_rank_0(action: Callable[[], T]) -> T:
         except ConfigError as error:
             box[1] = str(error)
         except OSError as error:
-            box[1] = f"{error.filename}: {error.strerror}; choose another path"
+            remedy = "; choose another path" if error.errno in (errno.ENOENT, errno.EACCES, errno.EROFS) else ""
+            box[1] = f"{error.filename or 'the disk'}: {error.strerror}{remedy}"
     if world() > 1:
         dist.broadcast_object_list(box, src=0)
     if box[1] is not None:
         raise ConfigError(box[1])
     return box[0]
+
+
+def together(action: Callable[[], T]) -> T:
+    """Each rank's own result, if every rank has one; the first mistake on all of them otherwise (ConfigError)."""
+    result, problem = None, None
+    try:
+        result = action()
+    except ConfigError as error:
+        problem = str(error)
+    if found := next(filter(None, gathered(problem)), None):
+        raise ConfigError(found)
+    return cast(T, result)
 
 
 def gathered(mine: T) -> list[T]:

@@ -4,6 +4,7 @@ Starting Python, torch and DeepSpeed costs as long as a small run, so a worker p
 """
 
 import contextlib
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from configs.rundir import (
     create_run,
     manifest_ids,
     read_config,
+    read_json,
     read_status,
     run_dir_of,
     write_json,
@@ -39,7 +41,7 @@ from train.data.open import open_corpus
 from train.engine import device_memory
 from train.loop import train
 from train.provenance import write_provenance
-from train.ranks import on_rank_0, say
+from train.ranks import on_rank_0, say, together
 from train.wandb_mirror import open_mirror
 
 PREEMPTED = 85  # exit code of a run that was stopped and can be resumed
@@ -97,6 +99,7 @@ def run_claimed(
                 busy.append(run_dir)
             elif obstacle:
                 say(f"{run_dir}: {obstacle}")
+                code = max(code, on_rank_0(lambda run_dir=run_dir: int(read_status(run_dir).state not in ENDED)))
             else:
                 outcome = _attempt(study, run_dir, data_dir, stop, launched if first else None)
                 code, first = max(code, outcome), False
@@ -125,6 +128,8 @@ def _take(run_dir: Path, since: float) -> str | None:
         return BUSY
     if reason := obstacle():  # it ended between the look and the claim
         release(run_dir)
+    else:
+        (run_dir / "failure.txt").unlink(missing_ok=True)
     return reason
 
 
@@ -155,6 +160,8 @@ def _without_trunk(run_dir: Path, since: float) -> str | None:
         message = f"its trunk {branch.parent} left no checkpoint at {branch.tokens} tokens; train the trunk again"
         _record_failure(run_dir, message)
         return message
+    if (trunk / "STOP").exists():
+        return f"its trunk {branch.parent} has a STOP file; remove that to go on"
     return UNBORN
 
 
@@ -183,15 +190,21 @@ def _first_failure(run_dir: Path, message: str) -> str:
 
     Every rank that fails tries to leave a note; the first one's stands until the run is attempted again.
     """
-    note = run_dir / "failure.txt"
-    with contextlib.suppress(OSError), note.open("x") as file:
-        file.write(f"rank {dist.get_rank()}: {message}\n")
-    return note.read_text() if note.exists() else message
+    note, draft = run_dir / "failure.txt", run_dir / f".failure.{dist.get_rank()}.tmp"
+    with contextlib.suppress(OSError):
+        draft.write_text(f"rank {dist.get_rank()}: {message}\n")
+        os.link(draft, note)  # appears with its content, or not at all if there is one
+    draft.unlink(missing_ok=True)
+    return (note.read_text() if note.exists() else "") or message
 
 
 def _record_failure(run_dir: Path, message: str) -> None:
     if dist.get_rank() == 0:
-        failure: dict[str, Any] = {"state": "failed", "message": message.splitlines()[0], "updated": time.time()}
+        failure: dict[str, Any] = {
+            "state": "failed",
+            "message": (message.splitlines() or ["unknown"])[0],
+            "updated": time.time(),
+        }
         with contextlib.suppress(OSError):  # on a full disk the status stays as it was, and the claim goes stale
             write_status(run_dir, read_status(run_dir).model_copy(update=failure))
 
@@ -199,14 +212,16 @@ def _record_failure(run_dir: Path, message: str) -> None:
 def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
     """Train one run that this worker has claimed; `launched` is when the worker was, for its first run."""
     config = read_config(run_dir)
-    planned, corpus = check(config, data_dir)
+    planned, corpus = together(lambda: check(config, data_dir))
     stores = (open_split(corpus, "train", config.model.seq_len), open_split(corpus, "valid", config.model.seq_len))
     previous = read_status(run_dir)
     lineage = on_rank_0(lambda: _lineage(run_dir, config))
-    if dist.get_rank() == 0:
-        (run_dir / "failure.txt").unlink(missing_ok=True)
+
+    def describe() -> None:
         write_json(run_dir / "plan.json", asdict(planned))
         write_provenance(run_dir, corpus.fingerprint, dist.get_world_size(), lineage)
+
+    on_rank_0(describe)
     if launched is not None:
         previous = previous.model_copy(update={"startup_seconds": time.time() - launched})
     quiet = (lambda row: None), (lambda status: None)
@@ -218,9 +233,14 @@ def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool],
 
 
 def _lineage(run_dir: Path, config: RunConfig) -> dict[str, Any] | None:
-    """Trunk, tokens and changed fields of a branch; None for a run from scratch. Raises ConfigError."""
+    """Trunk, tokens and changed fields of a branch; None for a run from scratch. Raises ConfigError.
+
+    A branch that has left its trunk needs it no more, and keeps what it recorded then.
+    """
     if config.branch is None:
         return None
+    if read_status(run_dir).attempt:
+        return read_json(run_dir / "provenance.json")["branch"]
     changed = changed_fields(read_config(run_dir.parent / config.branch.parent), config)
     return config.branch.model_dump() | {"changed": changed}
 

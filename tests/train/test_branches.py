@@ -60,6 +60,13 @@ def test_a_branch_may_change_batch_rate_and_betas(trunk, run, tmp_path):
     assert steps == {4 + 6}, "Adam's count of steps goes on from the trunk's"
 
 
+def test_a_branch_checkpoints_at_its_own_steps(trunk, run, tmp_path):
+    steps = ("batch_tokens=768", "checkpoint.every_tokens=768", "log.every_tokens=768", "budget_tokens=4096")
+    run(tmp_path / "branch", *steps, branch_of(trunk, 1024), stop_after=1)
+    run(tmp_path / "branch", *steps, branch_of(trunk, 1024), "checkpoint.keep_last=3", stop_after=2)
+    assert [int(path.name) for path in checkpoints_of(tmp_path / "branch")] == [1792, 2560, 3328]
+
+
 def test_the_data_goes_on_where_the_trunk_was(trunk, data_dir, process_group):
     larger = {"batch_tokens": 512, "budget_tokens": 4096, "log": LogConfig(), "checkpoint": CheckpointConfig()}
     config = read_config(trunk).model_copy(update=larger)

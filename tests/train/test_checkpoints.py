@@ -156,6 +156,30 @@ def test_the_last_ones_are_kept_while_training(run, tmp_path):
     assert names(tmp_path / "run") == [512, 1792, 2048, 2304]
 
 
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_whole_one(cut, run):
+    flip(next(checkpoints_of(cut)[-1].rglob("*model_states.pt")))
+    run(cut, "checkpoint.keep_last=1", stop_after=1)
+    assert names(cut) == [1280]
+    assert run(cut).state == "finished"
+
+
+def test_the_leftovers_of_a_save_that_was_cut_short_are_no_obstacle(cut, run):
+    shutil.copytree(checkpoints_of(cut)[0], cut / "checkpoints" / f"{1024:015d}.partial")
+    run(cut, stop_after=3)
+    assert names(cut) == [1536, 2304]
+
+
+def test_the_way_back_is_there_until_the_end_is_on_record(cut, run, monkeypatch):
+    def killed(run_dir, last, newest, kept):
+        assert read_status(cut).state == "finished" or last > 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "prune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, "checkpoint.keep=none")
+    assert read_status(cut).state == "finished"
+
+
 def test_at_every_moment_of_a_save_one_is_whole(run, tmp_path, monkeypatch):
     """Whenever a file is synced, renamed or removed, what a reader would then take as newest is intact."""
     run_dir = tmp_path / "run"

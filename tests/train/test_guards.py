@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from configs.rundir import read_metrics, read_status
-from configs.schema import RunConfig
 from tests.train.conftest import assert_same_tensors, checkpoints_of, science, tensors_of
 from train import loop
 from train.data.prefetch import AHEAD, prefetched
-from train.divergence import MAX_SKIPPED, spikes
+from train.divergence import LEVEL_HALF_LIFE, MAX_SKIPPED, spikes
 from train.ema import averaged, start_ema, update_ema
 from train.pace import PACE, Pace
 
@@ -34,14 +33,28 @@ def absurd(batch):
     return torch.flip(batch, dims=[1]) * 0 + torch.arange(batch.shape[1]) * 97 % 257
 
 
-def test_a_spike_is_above_the_last_records_mean_or_not_finite():
-    config = RunConfig(spike_ratio=2.0)
-    assert spikes([1.0, 4.1, 3.9, math.nan, math.inf], 2.0, config) == [
-        4.1,
-        pytest.approx(math.nan, nan_ok=True),
-        math.inf,
-    ]
-    assert spikes([100.0, math.nan], None, config) == [pytest.approx(math.nan, nan_ok=True)]
+def test_a_spike_stands_out_from_the_running_mean_or_is_not_finite():
+    keep = 0.5 ** (1 / LEVEL_HALF_LIFE)
+    assert spikes([1.0, 1.0, math.nan, math.inf, 2.5], None, 2.0) == (3, keep + (1 - keep) * 2.0)
+    assert spikes([100.0], None, 2.0) == (0, 100.0)
+    far, _ = spikes([2.0] * (20 * LEVEL_HALF_LIFE), 1.5, 2.0)
+    assert far == 0
+    assert spikes([2.0] * LEVEL_HALF_LIFE, 1.0, 3.0)[1] == pytest.approx(1.5)
+
+
+def test_how_often_is_logged_changes_no_spike():
+    losses = [3.0, 2.9, 7.0, 2.8, 2.7, 6.0, 2.5]
+    whole = spikes(losses, None, 2.0)
+    first, level = spikes(losses[:4], None, 2.0)
+    second, level = spikes(losses[4:], level, 2.0)
+    assert (first + second, level) == whole
+
+
+def test_a_run_that_only_skips_is_found_out_across_stops(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "look_ahead", lambda network, micro: math.nan)
+    for _ in range(3):
+        status = run(tmp_path / "run", "on_spike=skip", "budget_tokens=8192", stop_after=7)
+    assert (status.state, status.skipped) == ("diverged", MAX_SKIPPED + 1)
 
 
 def test_spikes_are_counted(run, tmp_path, monkeypatch):
@@ -79,7 +92,7 @@ def test_a_run_that_only_skips_has_diverged(run, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "look_ahead", lambda network, micro: math.nan)
     status = run(tmp_path / "run", "on_spike=skip", "budget_tokens=8192")
     assert status.state == "diverged"
-    assert f"{MAX_SKIPPED + 1 + (-(MAX_SKIPPED + 1)) % 3} steps in a row were skipped" in status.message
+    assert f"{MAX_SKIPPED + 1} steps in a row were skipped at {(MAX_SKIPPED + 1) * 256:,} tokens" in status.message
 
 
 def test_the_average_has_the_half_life_that_was_asked():
