@@ -209,7 +209,7 @@ def _universal(arguments: argparse.Namespace, console: Console) -> int:
             path = convert(checkpoint)
     finally:
         release(arguments.run)
-    console.print(f"wrote {path}; resume the run as you like")
+    console.print(f"wrote {path}; any number of ranks and any ZeRO stage can go on from it")
     return 0
 
 

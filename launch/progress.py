@@ -32,7 +32,8 @@ class Snapshot:
         shown = sorted((state, count) for state, count in self.states.items() if state != "finished" and count)
         others = ", ".join(f"{count} {state}" for state, count in shown)
         left = f"{clock((self.tokens_total - self.tokens_done) / rate)} left" if rate > 0 else "time left unknown"
-        return f"{ended}/{self.states.total()} runs done ({others or 'none other'}), {rate:,.0f} tokens/s, {left}"
+        done = f"{ended}/{self.states.total()} runs done" + (f" ({others})" if others else "")
+        return f"{done}, {rate:,.0f} tokens/s, {left}"
 
 
 def snapshots(run_dirs: list[Path], spans: list[tuple[int, int]]) -> Callable[[], Snapshot]:

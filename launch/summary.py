@@ -26,7 +26,7 @@ def print_summary(console: Console, outcome: Outcome, study_dir: Path, wall_seco
         f"peak memory of a process: {max((s.peak_memory_bytes for s in statuses), default=0) / 2**20:,.0f} MiB."
     )
     for run_dir, status in zip(outcome.run_dirs, statuses, strict=True):
-        if status.state == "failed":
-            console.print(f"failed: {run_dir}: {status.message}", style="red", markup=False)
+        if status.message and status.state in ("failed", "preempted"):
+            console.print(f"{status.state}: {run_dir}: {status.message}", style="red", markup=False)
     for log in outcome.broken_logs:
         console.print(f"a worker ended with an error: see the end of {log}", style="red", markup=False)

@@ -84,7 +84,7 @@ def _usage(has_tokenizer: bool) -> str:
             'model = AutoModelForCausalLM.from_pretrained("PATH")  # this directory',
             'tokenizer = AutoTokenizer.from_pretrained("PATH")',
             'prompt = tokenizer("import ", return_tensors="pt")',
-            "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=32)[0]))",
+            "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=16)[0]))",
         )
     else:
         lines = (

@@ -42,6 +42,7 @@ from train.engine import device_memory
 from train.loop import train
 from train.provenance import write_provenance
 from train.ranks import on_rank_0, say, together
+from train.tell import teller
 from train.wandb_mirror import open_mirror
 
 PREEMPTED = 85  # exit code of a run that was stopped and can be resumed
@@ -99,7 +100,7 @@ def run_claimed(
                 busy.append(run_dir)
             elif obstacle:
                 say(f"{run_dir}: {obstacle}")
-                code = max(code, on_rank_0(lambda run_dir=run_dir: int(read_status(run_dir).state not in ENDED)))
+                code = max(code, on_rank_0(lambda run_dir=run_dir: _code_without(run_dir)))
             else:
                 outcome = _attempt(study, run_dir, data_dir, stop, launched if first else None)
                 code, first = max(code, outcome), False
@@ -131,6 +132,12 @@ def _take(run_dir: Path, since: float) -> str | None:
     else:
         (run_dir / "failure.txt").unlink(missing_ok=True)
     return reason
+
+
+def _code_without(run_dir: Path) -> int:
+    """The exit code asked for by a run that was not trained now."""
+    state = read_status(run_dir).state
+    return 0 if state in ENDED else 1 if state == "failed" else PREEMPTED
 
 
 def _without_trunk(run_dir: Path, since: float) -> str | None:
@@ -173,7 +180,7 @@ def _attempt(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool]
         return PREEMPTED if state == "preempted" else 0
     except ConfigError as error:  # found by all ranks alike
         say(f"error: {error}")
-        _record_failure(run_dir, str(error))
+        _record_refusal(run_dir, str(error))
     except Exception as error:
         traceback.print_exc()
         _record_failure(run_dir, _first_failure(run_dir, f"{type(error).__name__}: {error}"))
@@ -194,8 +201,17 @@ def _first_failure(run_dir: Path, message: str) -> str:
     with contextlib.suppress(OSError):
         draft.write_text(f"rank {dist.get_rank()}: {message}\n")
         os.link(draft, note)  # appears with its content, or not at all if there is one
-    draft.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        draft.unlink()
     return (note.read_text() if note.exists() else "") or message
+
+
+def _record_refusal(run_dir: Path, message: str) -> None:
+    """A stopped run that cannot be resumed like this has not failed: it goes on when it is resumed rightly."""
+    if on_rank_0(lambda: read_status(run_dir).state) != "preempted":
+        _record_failure(run_dir, message)
+    elif dist.get_rank() == 0:
+        write_status(run_dir, read_status(run_dir).model_copy(update={"message": message, "updated": time.time()}))
 
 
 def _record_failure(run_dir: Path, message: str) -> None:
@@ -224,11 +240,18 @@ def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool],
     on_rank_0(describe)
     if launched is not None:
         previous = previous.model_copy(update={"startup_seconds": time.time() - launched})
-    quiet = (lambda row: None), (lambda status: None)
-    on_row, at_end = open_mirror(config, run_dir, study) if dist.get_rank() == 0 else quiet
+    listeners = []
+    if dist.get_rank() == 0:
+        listeners = [open_mirror(config, run_dir, study), *([teller(planned, run_dir)] if study == "single" else [])]
+
+    def on_row(row: dict[str, Any]) -> None:
+        for hear, _ in listeners:
+            hear(row)
+
     with built(config, planned) as (engine, rows):
         status = train(engine, rows, config, planned, stores, run_dir, previous, stop, on_row)
-    at_end(status)
+    for _, at_end in listeners:
+        at_end(status)
     return status.state
 
 

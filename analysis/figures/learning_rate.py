@@ -40,9 +40,10 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
     )
     colour, symbol = sequential("batch", batches), symbols(batches)
     ends = np.array([data["tokens"].min() / 1.2, data["tokens"].max() * 1.2])
-    middle = float(np.exp(np.log(known(data, "lr")).mean()))
+    lrs = known(data, "lr")
+    middle = float(np.exp(np.log(lrs).mean())) if len(lrs) else None  # where a guide of slope ±1/2 can pass
     for panel, width in enumerate(widths):
-        for sign in (0.5, -0.5):
+        for sign in (0.5, -0.5) if middle else ():
             slope = middle * (ends / np.sqrt(ends.prod())) ** sign
             marks.guide(plot, panel, ends, slope, name="slopes ±1/2", legend=panel == 0 and sign > 0)
         for batch, shift in zip(batches, marks.shifts(len(batches)), strict=True):

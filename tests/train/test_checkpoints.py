@@ -11,7 +11,7 @@ import pytest
 from configs.errors import ConfigError
 from configs.rundir import read_config, read_status
 from tests.train.conftest import assert_same_tensors, checkpoints_of, science
-from train import checkpoints, intact, universal
+from train import checkpoints, intact, universal, worker
 from train.engine import Engine
 
 
@@ -92,10 +92,13 @@ def test_a_checkpoint_of_another_size_is_refused(cut, run, tmp_path):
         run(cut)
 
 
-def test_another_stage_asks_for_a_universal_checkpoint(cut, run, tmp_path):
+def test_another_stage_asks_for_a_universal_checkpoint(cut, run, tmp_path, data_dir):
     asked = "written by 1 rank.* at ZeRO-1, resumed by 1 at ZeRO-2: run `bcrit universal .*cut` first"
     with pytest.raises(ConfigError, match=asked):
         run(cut, "engine.zero_stage=2")
+    assert worker.run_claimed("study", [cut], data_dir, lambda: False, 0.0, 0.0) == 1
+    assert (read_status(cut).state, read_status(cut).tokens) == ("preempted", 1536), "a refusal is no failure"
+    assert "run `bcrit universal" in read_status(cut).message
     universal.convert(checkpoints_of(cut)[-1])
     status, whole = run(cut, "engine.zero_stage=2"), run(tmp_path / "whole")
     assert status.state == "finished"

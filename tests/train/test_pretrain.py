@@ -36,6 +36,7 @@ def test_a_run_ends_once(arguments, tmp_path):
     assert (status.state, status.world_size, status.tokens) == ("finished", 2, 2048)
     assert status.startup_seconds > 0
     assert len(list((tmp_path / "here" / "wandb").glob("offline-run-*"))) == 1
+    assert done.stdout.count("here: finished at 2,048 tokens, validation loss ") == 1, "one rank speaks for all"
     before = read_metrics(tmp_path / "here")
     again = torchrun(*arguments, "lr=2^-8", cwd=tmp_path)
     assert again.returncode == 0
@@ -51,6 +52,7 @@ def test_a_stop_file_keeps_a_run_from_starting(arguments, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "STOP").touch()
     done = torchrun(*arguments, cwd=tmp_path)
-    assert done.returncode == 0
+    assert done.returncode != 0
+    assert "exitcode  : 85" in done.stderr
     assert "remove that to go on" in done.stdout
     assert read_status(tmp_path / "here").state == "pending"
