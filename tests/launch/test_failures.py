@@ -35,12 +35,11 @@ def test_a_failing_run_with_two_ranks_does_not_stop_the_others(tmp_path, data_di
     planned = plan_study(study, [], Hardware(world_size=2))
     write_study(planned, pin_data(planned, ensure_embedded(data_dir)), out)
     bad, *good = [run_dir_of(out, identity) for identity in manifest_ids(out)]
-    (bad / "checkpoints" / f"{512:015d}").mkdir(parents=True)
-    (bad / "checkpoints" / f"{512:015d}" / "state.json").write_text("{")
+    (bad / "metrics.001.jsonl").mkdir()  # rank 0 alone cannot open its record
     done = bcrit("run", study, "--out", out, "--data-dir", data_dir, "--ranks", 2, "--workers", 1)
     assert done.returncode == 1
     assert read_status(bad).state == "failed"
-    assert "JSONDecodeError" in read_status(bad).message
+    assert read_status(bad).message.startswith("rank 0: IsADirectoryError")
     assert f"failed: {bad}" in done.stdout.replace("\n", "")
     assert [read_status(run_dir).state for run_dir in good] == ["finished", "finished"]
     assert read_status(good[0]).world_size == 2
