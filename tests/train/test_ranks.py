@@ -104,7 +104,7 @@ def test_kills_leave_no_trace(tmp_path, data_dir):
         if read_status(runs[-1]).state == "finished":
             runs.append(tmp_path / f"run-{len(runs)}")
     print(f"{kills} kills, {in_training} of them in training, in {len(runs)} runs")
-    assert in_training > KILLS / 4, "most kills came before any training: the test shows too little"
+    assert in_training > KILLS / 2, "most kills came before any training: the test shows too little"
     for run_dir in runs:
         if read_status(run_dir).state != "finished":
             assert wait_for_all(start(rank, config_file, run_dir, data_dir)) == [0, 0]
