@@ -40,7 +40,7 @@ class Plan:
     log_every_steps: int
     lr_by_role: dict[Role, float]  # peak learning rate of each optimizer group
     n_params: int
-    n_params_non_embedding: int  # all but the token embedding; the head counts, it multiplies every token
+    n_params_non_embedding: int  # all but the token embedding; an untied head counts, it multiplies every token
     flops_per_token: int
     flops: int
     memory: Memory  # of each device
@@ -71,7 +71,7 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
         readout_tokens=readouts(config),
         kept_tokens=kept_tokens(config),
         log_every_steps=log_every_tokens // config.batch_tokens,
-        lr_by_role={role: config.lr * rule.lr_multiplier for role, rule in rules(config.model).items()},
+        lr_by_role={role: config.lr * rule.lr_multiplier for role, rule in rules(config).items()},
         n_params=total,
         n_params_non_embedding=total - n_params_embedding(config.model),
         flops_per_token=flops_per_token(config.model),
@@ -103,20 +103,21 @@ def n_params_embedding(model: ModelConfig) -> int:
 
 
 def n_params(model: ModelConfig) -> int:
-    """Parameters of a Granite decoder: embedding, untied head, final norm; per block four attention matrices, three
-    feed-forward matrices and two norms, all without biases.
+    """Parameters of a Granite decoder: embedding, head (unless tied), final norm; per block four attention matrices,
+    three feed-forward matrices, two norms and, with qk_norm, two more of a head's size; all without biases.
     """
     d, ffn = model.width, model.ffn_ratio * model.width
-    return 2 * n_params_embedding(model) + model.depth * (4 * d**2 + 3 * d * ffn + 2 * d) + d
+    block = 4 * d**2 + 3 * d * ffn + 2 * d + (2 * model.head_dim if model.qk_norm else 0)
+    return n_params_embedding(model) * (1 if model.tied else 2) + model.depth * block + d
 
 
 def flops_per_token(model: ModelConfig) -> int:
     """Forward and backward FLOPs of one training token by the PaLM convention (arXiv 2204.02311, appendix B).
 
-    6 per parameter that multiplies a token (all but the embedding, a look-up), and 12 x depth x width x seq_len
-    for attention scores and values, counted without the saving of the causal mask.
+    6 per parameter that multiplies a token (all but the embedding, a look-up; a tied one is the head as well), and
+    12 x depth x width x seq_len for attention scores and values, counted without the saving of the causal mask.
     """
-    multiplied = n_params(model) - n_params_embedding(model)
+    multiplied = n_params(model) - (0 if model.tied else n_params_embedding(model))
     return 6 * multiplied + 12 * model.depth * model.width * model.seq_len
 
 
@@ -151,6 +152,11 @@ def _check_model(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.base_head_dim = {base_head_dim} differs from model.head_dim = {model.head_dim} at the base width, "
             f"where mup must equal sp: use {model.head_dim}"
+        )
+    if model.depth_alpha != 1 and model.base_depth is None:
+        raise ConfigError(
+            f"model.depth_alpha = {model.depth_alpha} without model.base_depth: nothing scales with depth then; set "
+            "model.base_depth, or leave depth_alpha at 1"
         )
 
 

@@ -19,6 +19,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), _Number]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _Number]
 Fraction = Annotated[float, Field(ge=0, lt=1), _Number]  # of a moment that is kept: 1 would never forget
 Share = Annotated[float, Field(ge=0, le=1), _Number]
+DepthAlpha = Annotated[float, Field(ge=0.5, le=1), _Number]  # the range in which CompleteP is stable
 PositiveShare = Annotated[float, Field(gt=0, le=1), _Number]
 AboveOne = Annotated[float, Field(gt=1, allow_inf_nan=False), _Number]
 AxisValues = Annotated[tuple[Any, ...], BeforeValidator(axis_values)]
@@ -38,11 +39,23 @@ class ModelConfig(Frozen):
         default=64, description="Width at which mup equals sp; multipliers follow width / base_width."
     )
     depth: PositiveInt = Field(default=2, description="Number of transformer blocks.")
+    base_depth: PositiveInt | None = Field(
+        default=None, description="mup: depth from which CompleteP scales (empty: depth is not scaled)."
+    )
+    depth_alpha: DepthAlpha = Field(
+        default=1.0,
+        description="CompleteP: a residual branch falls as (depth / base_depth)^-depth_alpha; at 1 no rate depends on "
+        "depth.",
+    )
     head_dim: EvenInt = Field(default=16, description="Size of an attention head; width / head_dim heads.")
     base_head_dim: EvenInt | None = Field(
         default=None, description="Head size at base width (empty: head_dim); 1/d attention beyond it."
     )
     ffn_ratio: PositiveInt = Field(default=3, description="Feed-forward width / width.")
+    qk_norm: bool = Field(default=False, description="RMSNorm of each head's query and key, before their rotation.")
+    tied: bool = Field(
+        default=False, description="The output head is the token embedding; output_init_std is not used then."
+    )
     seq_len: PositiveInt = Field(default=128, description="Context length in tokens; every sequence is full.")
     vocab_size: PositiveInt = Field(default=257, description="Rows of the embedding; at least the data's vocabulary.")
     parametrization: Literal["mup", "sp"] = Field(
@@ -56,6 +69,9 @@ class ModelConfig(Frozen):
         default=0.125, description="Init std of the output head at base width; 0 starts at uniform predictions."
     )
     embedding_multiplier: PositiveFloat = Field(default=1.0, description="Forward multiplier of the embedding.")
+    embedding_lr_multiplier: PositiveFloat = Field(
+        default=1.0, description="Learning rate of the token embedding / lr, at every width."
+    )
     output_multiplier: PositiveFloat = Field(default=1.0, description="Forward multiplier of the logits at base width.")
     residual_multiplier: PositiveFloat = Field(default=1.0, description="Forward multiplier of each residual branch.")
     rope_theta: PositiveFloat = Field(default=10_000.0, description="Base of the rotary position encoding.")
@@ -82,8 +98,11 @@ class OptimizerConfig(Frozen):
     beta1: Fraction = Field(default=0.9, description="Decay of the first moment.")
     beta2: Fraction = Field(default=0.95, description="Decay of the second moment.")
     eps: PositiveFloat = Field(default=1e-8, description="Added to the root of the second moment, at base width.")
-    weight_decay: NonNegative = Field(
-        default=0.0, description="Decoupled decay at base width; each step shrinks by lr * weight_decay."
+    weight_decay: NonNegative = Field(default=0.0, description="Decoupled decay of matrices; see decay_rule.")
+    decay_rule: Literal["base_lr", "group_lr", "independent"] = Field(
+        default="base_lr",
+        description="A step shrinks a matrix by weight_decay times: base_lr: the scheduled lr at base width; group_lr: "
+        "that x the matrix's own multiplier; independent: the schedule's shape alone.",
     )
     clip_norm: NonNegative = Field(
         default=1.0, description="Clip the global norm of the mean gradient; 0 switches clipping off."

@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("mup", _mup, "Print the parametrisation of every parameter of a run.")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. model.width=256")
+    command.add_argument("--base-shapes", type=Path, help="a base-shape file of mup's that must agree with the table")
+    command.add_argument("--save-base-shapes", type=Path, metavar="FILE", help="write such a file for mup")
 
     data = add("data", None, "Prepare and check packed corpora.").add_subparsers(required=True, metavar="ACTION")
     command = data.add_parser("prepare", help="Tokenise documents once into memory-mapped shards with a manifest.")
@@ -226,7 +228,8 @@ def _mup(arguments: argparse.Namespace, console: Console) -> int:
     from configs.load import load_run
     from train.mup_table import print_mup_table
 
-    print_mup_table(console, load_run(arguments.config, arguments.overrides).model)
+    config = load_run(arguments.config, arguments.overrides)
+    print_mup_table(console, config, shapes_file=arguments.base_shapes, save_shapes=arguments.save_base_shapes)
     return 0
 
 

@@ -22,7 +22,7 @@ def built(config: RunConfig, plan: Plan) -> Iterator[tuple[Engine, tuple[Row, ..
         network.gradient_checkpointing_enable({"use_reentrant": False})
     if config.engine.zero_stage < 3:
         network.to(device())  # pyright: ignore[reportArgumentType]
-    rows = verify(network, config.model)
+    rows = verify(network, config)
     engine = wrap(network, rows, config, plan)
     try:
         yield engine, rows

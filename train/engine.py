@@ -145,9 +145,9 @@ def set_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None:
     for group in engine.optimizer.param_groups:
         row = by_name[group["names"][0]]
         group["betas"] = (config.optimizer.beta1, config.optimizer.beta2)
-        group["weight_decay"] = config.optimizer.weight_decay * row.weight_decay_multiplier
-        group["eps"] = config.optimizer.eps * row.eps_multiplier
-        group["lr_multiplier"] = row.lr_multiplier
+        group["weight_decay"] = config.optimizer.weight_decay * row.rule.weight_decay_multiplier
+        group["eps"] = config.optimizer.eps * row.rule.eps_multiplier
+        group["lr_multiplier"] = row.rule.lr_multiplier
 
 
 def set_lr(engine: Engine, lr: float) -> None:
@@ -168,9 +168,9 @@ def check_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None
             raise ParametrizationError(f"parameter {row.name} is in no optimizer group after DeepSpeed wrapped them")
         group = held[row.name]
         for key, expected in (
-            ("lr", config.lr * row.lr_multiplier),
-            ("weight_decay", config.optimizer.weight_decay * row.weight_decay_multiplier),
-            ("eps", config.optimizer.eps * row.eps_multiplier),
+            ("lr", config.lr * row.rule.lr_multiplier),
+            ("weight_decay", config.optimizer.weight_decay * row.rule.weight_decay_multiplier),
+            ("eps", config.optimizer.eps * row.rule.eps_multiplier),
             ("beta1", config.optimizer.beta1),
             ("beta2", config.optimizer.beta2),
         ):

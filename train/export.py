@@ -62,7 +62,7 @@ def export(run_dir: Path, tokens: int | None, out: Path | None, *, ema: bool = F
     provenance = run_dir / "provenance.json"
     card = model_card(
         config,
-        table(network, config.model),
+        table(network, config),
         [readout for readout in read_status(run_dir).readouts if readout.tokens <= reached],
         read_json(provenance) if provenance.exists() else {},
         reached,

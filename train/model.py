@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 from transformers import GraniteConfig, GraniteForCausalLM
+from transformers.models.granite.modeling_granite import GraniteRMSNorm
 
 from configs.errors import ConfigError
-from configs.mup import forward_multipliers, rules
+from configs.mup import forward_multipliers, init_stds
 from configs.schema import ModelConfig
 from train.parametrization import role_of
 
@@ -20,7 +21,7 @@ Whole = Callable[[nn.Parameter], AbstractContextManager]
 
 
 def granite_config(model: ModelConfig) -> GraniteConfig:
-    """The Hugging Face configuration of `model`; its checkpoint needs none of our code."""
+    """The Hugging Face configuration of `model`; without qk_norm its checkpoint needs none of our code."""
     multipliers = forward_multipliers(model)
     heads = model.width // model.head_dim
     return GraniteConfig(
@@ -32,7 +33,7 @@ def granite_config(model: ModelConfig) -> GraniteConfig:
         num_key_value_heads=heads,
         max_position_embeddings=model.seq_len,
         rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
-        tie_word_embeddings=False,
+        tie_word_embeddings=model.tied,
         # Granite divides the logits by logits_scaling.
         logits_scaling=1.0 / multipliers.logits,
         embedding_multiplier=multipliers.embedding,
@@ -46,7 +47,7 @@ def granite_config(model: ModelConfig) -> GraniteConfig:
 def skeleton(model: ModelConfig) -> GraniteForCausalLM:
     """The model on the meta device: names and shapes, no memory."""
     with torch.device("meta"):
-        return GraniteForCausalLM(granite_config(model))
+        return _network(model)
 
 
 def blank(model: ModelConfig, liger: bool = False) -> GraniteForCausalLM:
@@ -56,7 +57,28 @@ def blank(model: ModelConfig, liger: bool = False) -> GraniteForCausalLM:
     """
     if liger:
         fuse_kernels()
-    return GraniteForCausalLM(granite_config(model))
+    return _network(model)
+
+
+def _network(model: ModelConfig) -> GraniteForCausalLM:
+    network = GraniteForCausalLM(granite_config(model))
+    if model.qk_norm:
+        for block in network.model.layers:
+            attention = block.self_attn
+            for projection, name in ((attention.q_proj, "q_norm"), (attention.k_proj, "k_norm")):
+                norm = GraniteRMSNorm(model.head_dim, eps=network.config.rms_norm_eps)
+                attention.add_module(name, norm)
+                projection.register_forward_hook(_by_head(norm))
+    return network
+
+
+def _by_head(norm: GraniteRMSNorm) -> Callable[..., torch.Tensor]:
+    """A hook that normalises a projection's output, (..., heads x head size), head by head."""
+
+    def hook(projection: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        return norm(output.unflatten(-1, (-1, norm.weight.numel()))).flatten(-2)
+
+    return hook
 
 
 def build(model: ModelConfig, seed: int) -> GraniteForCausalLM:
@@ -73,11 +95,11 @@ def initialise(network: nn.Module, model: ModelConfig, seed: int, whole: Whole =
     Numbers are drawn in fp32 on the CPU, then rounded and moved: they do not depend on device or precision. `whole`
     is a context in which a sharded parameter is there entire.
     """
-    table = rules(model)
+    std = init_stds(model)
     for name, parameter in network.named_parameters():
         role = role_of(name)
         with whole(parameter):
-            if role == "norm":
+            if role in ("norm", "final_norm"):
                 parameter.fill_(1.0)
             elif role == "bias":
                 parameter.zero_()
@@ -85,7 +107,7 @@ def initialise(network: nn.Module, model: ModelConfig, seed: int, whole: Whole =
                 digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
                 generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
                 drawn = torch.empty(parameter.shape).normal_(0.0, 1.0, generator=generator)
-                parameter.copy_(drawn.mul_(table[role].init_std))
+                parameter.copy_(drawn.mul_(std[role]))
 
 
 def fuse_kernels() -> None:

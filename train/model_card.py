@@ -127,11 +127,11 @@ def _parametrisation(config: RunConfig, rows: Sequence[Row]) -> str:
         (
             role,
             f"{size:,}",
-            f"{(row := one_of[role]).init_std:.6g}",
-            f"{row.lr_multiplier:.6g}",
-            f"{row.weight_decay_multiplier:.6g}",
-            f"{row.eps_multiplier:.6g}",
-            f"{config.lr * row.lr_multiplier:.6g}",
+            f"{(rule := one_of[role].rule).init_std:.6g}",
+            f"{rule.lr_multiplier:.6g}",
+            f"{rule.weight_decay_multiplier:.6g}",
+            f"{rule.eps_multiplier:.6g}",
+            f"{config.lr * rule.lr_multiplier:.6g}",
         )
         for role, size in sizes.items()
     )

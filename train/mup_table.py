@@ -1,28 +1,56 @@
 """What `bcrit mup` prints: the parametrisation of every parameter, as the optimizer gets it."""
 
+from dataclasses import astuple
+from pathlib import Path
+
+import yaml
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
+from configs.errors import ConfigError
 from configs.mup import forward_multipliers
-from configs.schema import ModelConfig
+from configs.schema import ModelConfig, RunConfig
 from train.model import skeleton
-from train.parametrization import verify
+from train.parametrization import ParametrizationError, Row, base_shapes, check_against_mup, verify
+
+COLUMNS = ("fan-in ratio", "init std", "forward x", "lr x", "weight decay x", "eps x")  # the fields of a RoleRule
 
 
-def print_mup_table(console: Console, model: ModelConfig) -> None:
-    """Print the table after it has been checked against the base shapes that `mup` infers."""
-    rows = verify(skeleton(model), model)
-    multipliers = forward_multipliers(model)
+def print_mup_table(
+    console: Console, config: RunConfig, *, shapes_file: Path | None = None, save_shapes: Path | None = None
+) -> None:
+    """Print the table after it has been checked against the base shapes that `mup` infers, and those of a file.
+
+    shapes_file: base shapes written by `mup`, which must agree as well; save_shapes: where to write ours for `mup`.
+    Raises ConfigError for a file that cannot be read or disagrees, ParametrizationError where `mup` itself does.
+    """
+    model, network = config.model, skeleton(config.model)
+    rows = verify(network, config)
+    if shapes_file:
+        _check_file(network, shapes_file, rows, model)
+    if save_shapes:
+        base_shapes(model, save_shapes)
     title = f"{model.parametrization}, width {model.width} (base {model.base_width}), as mup infers it too"
     table = Table(title=title)
-    for column in ("parameter", "shape", "role", "init std", "lr x", "weight decay x", "eps x"):
+    for column in ("parameter", "shape", "role", *COLUMNS):
         table.add_column(column, justify="left" if column in ("parameter", "role") else "right")
     for row in rows:
         shape = " x ".join(map(str, row.shape))
-        numbers = (row.init_std, row.lr_multiplier, row.weight_decay_multiplier, row.eps_multiplier)
-        table.add_row(row.name, shape, row.role, *(f"{number:.6g}" for number in numbers))
+        table.add_row(row.name, shape, row.role, *(f"{number:.6g}" for number in astuple(row.rule)))
     console.print(table)
     console.print(
-        f"forward multipliers: embedding {multipliers.embedding:g}, attention {multipliers.attention:.6g}, "
-        f"residual branch {multipliers.residual:g}, logits {multipliers.logits:g}"
+        f"attention logits x {forward_multipliers(model).attention:.6g}; norm gains start at 1; "
+        f"decay rule {config.optimizer.decay_rule}" + ("; the head is the embedding" if model.tied else "")
     )
+    if save_shapes:
+        console.print(f"wrote {save_shapes}, for mup.set_base_shapes")
+
+
+def _check_file(network: nn.Module, file: Path, rows: tuple[Row, ...], model: ModelConfig) -> None:
+    try:
+        check_against_mup(network, file, rows, model)
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--base-shapes {file}: cannot be read as base shapes of mup's: {error}") from None
+    except ParametrizationError as error:
+        raise ConfigError(f"--base-shapes {file}: {error}; is model.base_width that of the file?") from None

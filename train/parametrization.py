@@ -4,14 +4,17 @@ Roles come from names, never from shapes: a sharded or flattened tensor has lost
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from mup.infshape import InfShape
 from mup.shape import make_base_shapes, zip_infshapes
 from torch import nn
 
-from configs.mup import Role, rules
+from configs.errors import ConfigError
+from configs.mup import Role, RoleRule, depth_ratio, rules
 from configs.schema import ModelConfig, RunConfig
 
 _ROLES: tuple[tuple[str, Role], ...] = (
@@ -19,7 +22,8 @@ _ROLES: tuple[tuple[str, Role], ...] = (
     (r"lm_head\.weight", "output"),
     (r"model\.layers\.\d+\.(self_attn\.o_proj|mlp\.down_proj)\.weight", "residual_out"),
     (r"model\.layers\.\d+\.(self_attn\.[qkv]_proj|mlp\.(gate|up)_proj)\.weight", "hidden"),
-    (r"(.*\.)?[a-z_]*norm\.weight", "norm"),
+    (r"model\.norm\.weight", "final_norm"),
+    (r"model\.layers\.\d+\..*norm\.weight", "norm"),
     (r".*\.bias", "bias"),
 )
 
@@ -30,15 +34,12 @@ class ParametrizationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Row:
-    """How one parameter is drawn, scaled and stepped."""
+    """How one parameter is drawn, scaled and stepped: its role's rule, and where it applies."""
 
     name: str
     shape: tuple[int, ...]
     role: Role
-    init_std: float
-    lr_multiplier: float
-    weight_decay_multiplier: float
-    eps_multiplier: float
+    rule: RoleRule
 
 
 def role_of(name: str) -> Role:
@@ -49,18 +50,15 @@ def role_of(name: str) -> Role:
     raise ParametrizationError(f"parameter {name}: its name has no role; add a pattern to train.parametrization")
 
 
-def table(network: nn.Module, model: ModelConfig) -> tuple[Row, ...]:
-    """The parametrisation of every parameter of `network`, in its order."""
-    by_role = rules(model)
+def table(network: nn.Module, config: RunConfig) -> tuple[Row, ...]:
+    """The parametrisation of every parameter of `network`, in its order; a tied head is no parameter of its own."""
+    by_role = rules(config)
     return tuple(
         Row(
             name=name,
             shape=tuple(getattr(parameter, "ds_shape", parameter.shape)),  # ZeRO-3 leaves shards, and the shape here
             role=(role := role_of(name)),
-            init_std=by_role[role].init_std,
-            lr_multiplier=by_role[role].lr_multiplier,
-            weight_decay_multiplier=by_role[role].weight_decay_multiplier,
-            eps_multiplier=by_role[role].eps_multiplier,
+            rule=by_role[role],
         )
         for name, parameter in network.named_parameters()
     )
@@ -74,16 +72,17 @@ def optimizer_groups(network: nn.Module, rows: Iterable[Row], config: RunConfig)
     parameters = dict(network.named_parameters())
     groups: dict[tuple[float, float, float], dict[str, Any]] = {}
     for row in rows:
-        key = (row.lr_multiplier, row.weight_decay_multiplier, row.eps_multiplier)
+        rule = row.rule
+        key = (rule.lr_multiplier, rule.weight_decay_multiplier, rule.eps_multiplier)
         group = groups.setdefault(
             key,
             {
                 "params": [],
                 "names": [],
-                "lr": config.lr * row.lr_multiplier,
-                "lr_multiplier": row.lr_multiplier,
-                "weight_decay": config.optimizer.weight_decay * row.weight_decay_multiplier,
-                "eps": config.optimizer.eps * row.eps_multiplier,
+                "lr": config.lr * rule.lr_multiplier,
+                "lr_multiplier": rule.lr_multiplier,
+                "weight_decay": config.optimizer.weight_decay * rule.weight_decay_multiplier,
+                "eps": config.optimizer.eps * rule.eps_multiplier,
             },
         )
         group["params"].append(parameters[row.name])
@@ -91,45 +90,64 @@ def optimizer_groups(network: nn.Module, rows: Iterable[Row], config: RunConfig)
     return list(groups.values())
 
 
-def check_against_mup(
-    target: nn.Module, base: nn.Module, delta: nn.Module, rows: Iterable[Row], model: ModelConfig
-) -> None:
-    """Compare the table with the base shapes that `mup` infers from three (meta) models.
+def base_shapes(model: ModelConfig, savefile: Path | None = None) -> Mapping[str, InfShape]:
+    """The base shapes that `mup` infers from this model at one and two base widths; written to `savefile` if given.
 
-    Roles must agree with mup's count of infinite dimensions, and under muP the learning-rate multiplier of a
-    hidden matrix must be base fan-in / fan-in as mup sees it. (`mup`'s own optimizer would also divide the rate of
-    the last role, "output", only by its readout multiplier, which is our forward multiplier.)
-    Raises ParametrizationError naming the first parameter that disagrees.
+    The file is mup's own format, for its `set_base_shapes`.
     """
-    shapes = zip_infshapes(make_base_shapes(base, delta), target)
-    for row in rows:
-        infinite = shapes[row.name].ninf()
-        expected = 2 if row.role in ("hidden", "residual_out") else 1
-        if infinite != expected:
-            raise ParametrizationError(
-                f"parameter {row.name}: role {row.role} has {expected} width dimensions, mup infers {infinite}"
-            )
-        if model.parametrization == "mup" and infinite == 2:
-            fan_in = shapes[row.name].width_mult()
-            if abs(row.lr_multiplier * fan_in - 1) > 1e-9:
-                raise ParametrizationError(
-                    f"parameter {row.name}: lr multiplier {row.lr_multiplier:g}, mup's fan-in ratio is {fan_in:g}"
-                )
-
-
-def verify(network: nn.Module, model: ModelConfig) -> tuple[Row, ...]:
-    """The table of `network`, after `mup` has agreed with it."""
     from train.model import skeleton
 
-    rows = table(network, model)
-    # Head size does not enter any parameter's shape, so the base head serves all three models.
+    # Head size does not grow with width here; where a model grows by it, base and delta have the base size.
     head_dim = model.base_head_dim or model.head_dim
-    narrow, wide = (
-        model.model_copy(update={"width": factor * model.base_width, "head_dim": head_dim}) for factor in (1, 2)
+    base, delta = (
+        skeleton(model.model_copy(update={"width": factor * model.base_width, "head_dim": head_dim}))
+        for factor in (1, 2)
     )
-    base, delta = skeleton(narrow), skeleton(wide)
-    target = skeleton(model)
-    check_against_mup(target, base, delta, rows, model)
+    return make_base_shapes(base, delta, savefile=str(savefile) if savefile else None)
+
+
+def check_against_mup(
+    target: nn.Module, base: Mapping[str, InfShape] | Path, rows: Iterable[Row], model: ModelConfig
+) -> None:
+    """Compare the table with base shapes as `mup` infers them, or as a file of `mup`'s has them.
+
+    Roles must agree with mup's count of infinite dimensions, the fan-in ratio of a matrix with mup's width multiplier,
+    and under muP the learning rate of a hidden matrix must be divided by it. (`mup`'s own optimizer does the same;
+    what else it does differs: see README.)
+    Raises ParametrizationError naming the first parameter that disagrees, ConfigError for a file of another model.
+    """
+    try:
+        shapes = zip_infshapes(str(base) if isinstance(base, Path) else base, target)
+    except AssertionError as error:
+        raise ConfigError(f"{base}: base shapes of another model: {error}") from None
+    for row in rows:
+        shape, rule = shapes[row.name], row.rule
+        expected = 2 if row.role in ("hidden", "residual_out") else 0 if _of_a_head(row.name) else 1
+        if shape.ninf() != expected:
+            raise ParametrizationError(
+                f"parameter {row.name}: role {row.role} has {expected} width dimensions, mup infers {shape.ninf()}"
+            )
+        fan_in = shape.width_mult()
+        if row.role in ("hidden", "residual_out", "output") and abs(rule.fan_in_ratio / fan_in - 1) > 1e-9:
+            raise ParametrizationError(f"parameter {row.name}: fan-in ratio {rule.fan_in_ratio:g}, mup's is {fan_in:g}")
+        by_depth = depth_ratio(model) ** (model.depth_alpha - 1)
+        if model.parametrization == "mup" and expected == 2 and abs(rule.lr_multiplier * fan_in / by_depth - 1) > 1e-9:
+            raise ParametrizationError(
+                f"parameter {row.name}: lr multiplier {rule.lr_multiplier:g}, mup's fan-in ratio is {fan_in:g}"
+            )
+
+
+def _of_a_head(name: str) -> bool:
+    """Whether a parameter has a head's size, which width does not change."""
+    return name.endswith(("q_norm.weight", "k_norm.weight"))
+
+
+def verify(network: nn.Module, config: RunConfig) -> tuple[Row, ...]:
+    """The table of `network`, after `mup` has agreed with it. Raises ParametrizationError."""
+    from train.model import skeleton
+
+    rows, target = table(network, config), skeleton(config.model)
+    check_against_mup(target, base_shapes(config.model), rows, config.model)
     if [tuple(p.shape) for p in target.parameters()] != [row.shape for row in rows]:
         raise ParametrizationError("the model's shapes differ from those of its configuration")
     return rows

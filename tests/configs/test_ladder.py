@@ -41,7 +41,7 @@ def test_parameters(path: Path):
     counted = sum(parameter.numel() for parameter in network.parameters())
     assert counted == n_params(config.model) == int(stated(path)[1].replace(",", ""))
     assert counted == pytest.approx(named(path), rel=0.15)
-    assert verify(network, config.model)
+    assert verify(network, config)
 
 
 @each_file

@@ -76,7 +76,7 @@ def run(config: RunConfig, batches: Sequence[Tensor], loop: Loop, start: State |
     for name, weight in weights.items():
         weight.data = (start.parameters[name] if start else weight.data).to(loop.compute, copy=True)
         masters[name] = nn.Parameter((start.parameters[name] if start else weight.data).to(loop.master, copy=True))
-    groups = optimizer_groups(network, table(network, config.model), config)
+    groups = optimizer_groups(network, table(network, config), config)
     for group in groups:
         group["params"] = [masters[name] for name in group["names"]]
         loop.edit_group(group)

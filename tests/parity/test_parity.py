@@ -39,14 +39,14 @@ def test_every_group_keeps_its_rate_decay_eps_and_betas(cell, measured):
     at_start, at_end = measured[str(cell)]["groups"]
     for groups, lr in ((at_start, config.lr), (at_end, lr_at(config, STEPS - 1))):
         held = {name: group for group in groups for name in group["names"]}
-        rows = table(skeleton(config.model), config.model)
+        rows = table(skeleton(config.model), config)
         assert sorted(held) == sorted(row.name for row in rows)
         assert len({(g["lr"], g["weight_decay"]) for g in groups}) == 3
         for row in rows:
             group = held[row.name]
-            assert group["lr"] == pytest.approx(lr * row.lr_multiplier, rel=1e-12)
-            assert group["weight_decay"] == config.optimizer.weight_decay * row.weight_decay_multiplier
-            assert group["eps"] == config.optimizer.eps * row.eps_multiplier
+            assert group["lr"] == pytest.approx(lr * row.rule.lr_multiplier, rel=1e-12)
+            assert group["weight_decay"] == config.optimizer.weight_decay * row.rule.weight_decay_multiplier
+            assert group["eps"] == config.optimizer.eps * row.rule.eps_multiplier
             assert tuple(group["betas"]) == (config.optimizer.beta1, config.optimizer.beta2)
 
 

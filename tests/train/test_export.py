@@ -193,7 +193,7 @@ def test_the_card_of_a_branch_names_its_trunk():
         {"branch": {"parent": "0123456789ab", "tokens": 4096}, "data": {"fingerprint": "f" * 16}, "lr": 0.5}
     )
     provenance = {"branch": {"changed": {"lr": [0.25, 0.5]}}}
-    rows = table(skeleton(config.model), config.model)
+    rows = table(skeleton(config.model), config)
     card = model_card(config, rows, [], provenance, 8192, ema=False, tokenizer="none", has_tokenizer=False)
     assert "| branched off | run `0123456789ab` at 4,096 tokens; `lr` there 0.25, here 0.5 |" in card
     assert ModelCard(card).data.eval_results is None

@@ -56,7 +56,7 @@ def test_initial_weights_have_the_table_s_spread():
         if row.role not in ("norm", "bias"):
             values = parameters[row.name]
             tolerance = 5 / math.sqrt(2 * values.numel())  # five standard errors of a standard deviation
-            assert values.std().item() == pytest.approx(row.init_std, rel=tolerance), row.name
+            assert values.std().item() == pytest.approx(row.rule.init_std, rel=tolerance), row.name
 
 
 def test_the_seed_and_nothing_else_decides_the_weights():
