@@ -13,6 +13,7 @@ ANALYSED = ("finished", "diverged")
 ONE_VALUE = {  # columns in which one law cannot mix values
     "schedule": "the tuned learning rate depends on the schedule",
     "parametrization": "the learning rate means something else in another parametrization",
+    "setting": "runs of different settings are no U-curve together",
     "data_fingerprint": "losses on different data do not compare",
     "precision": "losses in different precisions do not compare at a few thousandths of a nat",
 }

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from configs.expressions import number_text
+from configs.fields import NOT_SCIENCE, values
 from configs.plan import n_params, start_tokens
 from configs.rundir import Status, manifest_ids, read_config, read_status, run_dir_of, write_atomic
 from configs.schema import RunConfig
@@ -33,6 +35,7 @@ COLUMNS: dict[str, str] = {
     "branch_tokens": "tokens at which it left its trunk; 0 if from scratch",
     "schedule": "kind of learning-rate schedule",
     "parametrization": "mup or sp",
+    "setting": "fields in which runs of the study differ at the same N, T, B, lr and seed; empty if there are none",
     "precision": "compute precision",
     "zero_stage": "DeepSpeed ZeRO stage",
     "world_size": "number of ranks",
@@ -59,7 +62,13 @@ def build_table(study_dir: Path) -> pd.DataFrame:
     configs = {run_dir: read_config(run_dir) for run_dir in run_dirs}
     trunks = {config.branch.parent for config in configs.values() if config.branch}
     grid = {run_dir: config for run_dir, config in configs.items() if run_dir.name not in trunks}
-    rows = [row for run_dir, config in grid.items() for row in _rows(run_dir, config, study_dir.name)]
+    about = {"study": study_dir.name}
+    settings = _settings(list(grid.values()))
+    rows = [
+        row
+        for (run_dir, config), setting in zip(grid.items(), settings, strict=True)
+        for row in _rows(run_dir, config, about | {"setting": setting})
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -73,7 +82,26 @@ def write_table(table: pd.DataFrame, study_dir: Path) -> tuple[Path, Path]:
     return parquet, csv
 
 
-def _rows(run_dir: Path, config: RunConfig, study: str) -> list[dict[str, Any]]:
+def _settings(configs: list[RunConfig]) -> list[str | None]:
+    """What tells runs apart that are at the same place of the grid, such as `hidden_init_std=0.125`; None if nothing.
+
+    A field that always moves with N, T, B, lr or seed names no setting, nor does what defines no result.
+    """
+    flat = [{k: v for k, v in values(config).items() if not k.startswith(NOT_SCIENCE)} for config in configs]
+    places: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for config, fields in zip(configs, flat, strict=True):
+        place = (config.model.width, config.budget_tokens, config.batch_tokens, config.lr, config.seed)
+        places.setdefault(place, []).append(fields)
+    varied = [name for name in (flat or [{}])[0] if any(len({f[name] for f in here}) > 1 for here in places.values())]
+    shown = [" ".join(f"{name.rpartition('.')[2]}={_short(fields[name])}" for name in varied) for fields in flat]
+    return [text or None for text in shown]
+
+
+def _short(value: Any) -> str:
+    return number_text(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _rows(run_dir: Path, config: RunConfig, about_study: dict[str, Any]) -> list[dict[str, Any]]:
     status = read_status(run_dir)
     by_tokens = {readout.tokens: readout for readout in status.readouts}
     start = by_tokens.get(0)
@@ -81,7 +109,8 @@ def _rows(run_dir: Path, config: RunConfig, study: str) -> list[dict[str, Any]]:
     for tokens in dict.fromkeys((*config.readout_tokens, config.budget_tokens)):
         readout = by_tokens.get(tokens)
         rows.append(
-            _about_run(run_dir, config, status, study)
+            about_study
+            | _about_run(run_dir, config, status)
             | {
                 "tokens": tokens,
                 "loss": readout.loss if readout else None,
@@ -95,10 +124,9 @@ def _rows(run_dir: Path, config: RunConfig, study: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _about_run(run_dir: Path, config: RunConfig, status: Status, study: str) -> dict[str, Any]:
+def _about_run(run_dir: Path, config: RunConfig, status: Status) -> dict[str, Any]:
     return {
         "run_id": run_dir.name,
-        "study": study,
         "status": status.state,
         "width": config.model.width,
         "depth": config.model.depth,

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from configs.expressions import number_text
 
 _KINDS = {"integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false", "null": "empty"}
+NOT_SCIENCE = ("engine.", "log.", "checkpoint.", "data.path")  # fields that do not define a run's result
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 

@@ -73,6 +73,33 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--base-shapes", type=Path, help="a base-shape file of mup's that must agree with the table")
     command.add_argument("--save-base-shapes", type=Path, metavar="FILE", help="write such a file for mup")
 
+    command = add("coordcheck", _coordcheck, "Train some widths for a few steps: does any activation depend on width?")
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: engine.zero_stage=2")
+    command.add_argument("--widths", type=_integers, help="e.g. 64,128,256 (default: 1, 2, 4 times the base width)")
+    command.add_argument("--seeds", type=_positive, default=3, help="runs a width (default: 3)")
+    command.add_argument("--steps", type=_positive, default=10, help="steps of a run (default: 10)")
+    command.add_argument("--grow", choices=("heads", "head-size"), default="heads", help="how a model grows wider")
+    command.add_argument("--control", action="store_true", help="train standard parametrisation too; it should fail")
+    command.add_argument("--out", type=Path, help="directory of the result (default: runs/coordcheck-<config>)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
+    command = add("transfer", _transfer, "Sweep learning rates over widths: does the best one stay where it is?")
+    command.add_argument(
+        "target",
+        type=Path,
+        metavar="CONFIG|STUDY",
+        help="YAML file of a run to sweep, or the directory of a study that was run; every setting it varies is judged",
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: budget_tokens=2^18")
+    command.add_argument("--widths", type=_integers, default=(), help="default: 1, 2, 4 times the base width")
+    command.add_argument("--lrs", type=_rates, default=(), help="e.g. 2^-10..2^-4 (default: the run's, times 1/8..8)")
+    command.add_argument("--seeds", type=_positive, default=3, help="runs a learning rate (default: 3)")
+    command.add_argument("--out", type=Path, help="directory of the study (default: runs/transfer-<config>)")
+    command.add_argument("--workers", type=_positive, help="runs at a time (default: one a core or device group)")
+    command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
     data = add("data", None, "Prepare and check packed corpora.").add_subparsers(required=True, metavar="ACTION")
     command = data.add_parser("prepare", help="Tokenise documents once into memory-mapped shards with a manifest.")
     command.set_defaults(command=_prepare)
@@ -129,16 +156,25 @@ def _planned(arguments: argparse.Namespace, checksums: bool = False):  # noqa: A
 
     With `checksums` every byte of the data is, too: about a second for 2 GB, once for all workers.
     """
-    from configs.plan import Hardware
-    from launch.execute import pin_data
     from launch.study import plan_study
+
+    planned = plan_study(arguments.study, arguments.overrides, _hardware(arguments))
+    return *_pinned(planned, arguments, checksums), arguments.out or Path("runs") / planned.study.name
+
+
+def _pinned(planned, arguments: argparse.Namespace, checksums: bool):  # noqa: ANN001, ANN202
+    from launch.execute import pin_data
     from train.data.open import open_corpus
 
-    gpu = _gpu(arguments.gpu) if getattr(arguments, "gpu", None) else None
-    hardware = Hardware(world_size=arguments.ranks, device_memory=gpu.memory if gpu else None)
-    planned = plan_study(arguments.study, arguments.overrides, hardware)
     manifest = open_corpus(planned.study.base.data, arguments.data_dir, checksums=checksums)
-    return planned, pin_data(planned, manifest), arguments.out or Path("runs") / planned.study.name
+    return planned, pin_data(planned, manifest)
+
+
+def _hardware(arguments: argparse.Namespace):  # noqa: ANN202
+    from configs.plan import Hardware
+
+    gpu = _gpu(arguments.gpu) if getattr(arguments, "gpu", None) else None
+    return Hardware(world_size=arguments.ranks, device_memory=gpu.memory if gpu else None)
 
 
 def _gpu(name: str):  # noqa: ANN202
@@ -233,6 +269,85 @@ def _mup(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _coordcheck(arguments: argparse.Namespace, console: Console) -> int:
+    import pandas as pd
+    from rich.progress import Progress
+
+    from analysis.console import print_slopes
+    from analysis.coordinates import coordinate_slopes, passes
+    from analysis.report.checks import write_coordinates
+    from configs.load import load_run
+    from train.coordcheck import check_runs, measured
+    from train.data.open import open_corpus
+    from train.engine import start_distributed, stop_distributed
+
+    config = load_run(arguments.config, arguments.overrides)
+    corpus = open_corpus(config.data, arguments.data_dir)
+    names = [config.model.parametrization, *(["sp"] if arguments.control else [])]
+    grown, widths = arguments.grow == "head-size", arguments.widths or [k * config.model.base_width for k in (1, 2, 4)]
+    runs = [
+        run
+        for name in names
+        for run in check_runs(
+            config.model_copy(update={"model": config.model.model_copy(update={"parametrization": name})}),
+            corpus,
+            widths,
+            arguments.seeds,
+            arguments.steps,
+            grown_heads=grown,
+        )
+    ]
+    out = arguments.out or Path("runs") / f"coordcheck-{arguments.config.stem}"
+    start_distributed()
+    try:
+        with Progress(console=console) as progress:
+            task = progress.add_task(f"{len(runs)} runs", total=len(runs) * arguments.steps)
+            rows = pd.DataFrame(measured(runs, corpus, out / "measured", lambda: progress.advance(task)))
+    finally:
+        stop_distributed()
+    slopes = {name: coordinate_slopes(rows[rows["parametrization"] == name], grown_heads=grown) for name in names}
+    for name, found in slopes.items():
+        print_slopes(console, name, found)
+    how = f"{arguments.config.stem}: {arguments.steps} steps at lr {config.lr:g}, {arguments.seeds} seeds"
+    heading = f"{how}, wider by {arguments.grow.replace('-', ' ')}, ZeRO-{config.engine.zero_stage}"
+    console.print(f"wrote {write_coordinates(rows, slopes, heading, out)}")
+    return 0 if passes(slopes[config.model.parametrization]) else 1
+
+
+def _transfer(arguments: argparse.Namespace, console: Console) -> int:
+    from analysis.console import print_transfer
+    from analysis.report.checks import write_transfer
+    from analysis.transfer import transfer_study
+
+    study_dir = arguments.target
+    if not study_dir.is_dir():
+        study_dir = arguments.out or Path("runs") / f"transfer-{arguments.target.stem}"
+        if (code := _sweep(arguments, study_dir, console)) != 0:
+            return code
+    table, _ = _write_table(study_dir)
+    study = transfer_study(table)
+    print_transfer(console, study)
+    console.print(f"wrote {write_transfer(table, study, study_dir.name, study_dir / 'transfer')}")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace, study_dir: Path, console: Console) -> int:
+    """Train what is left of a transfer's runs."""
+    from configs.load import load_run
+    from launch.execute import run_study
+    from launch.study import planned_study
+    from launch.summary import print_summary
+    from launch.transfer import transfer_grid
+
+    config = load_run(arguments.target, arguments.overrides)
+    study = transfer_grid(config, study_dir.name, arguments.widths, arguments.lrs, arguments.seeds)
+    planned, runs = _pinned(planned_study(study, _hardware(arguments)), arguments, checksums=True)
+    began = time.monotonic()
+    outcome = run_study(planned, runs, study_dir, arguments.data_dir, _layout(arguments), console)
+    print_summary(console, outcome, study_dir, time.monotonic() - began)
+    return 0 if all(state in ("finished", "diverged") for state in outcome.after.states.elements()) else 1
+
+
 def _prepare(arguments: argparse.Namespace, console: Console) -> int:
     from train.data.prepare import prepare
 
@@ -272,6 +387,19 @@ def _reference(arguments: argparse.Namespace, console: Console) -> int:
 
     print(reference())
     return 0
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    from configs.expressions import axis_values
+
+    try:
+        return tuple(map(float, axis_values(text if ".." in text else text.split(","))))
+    except (ConfigError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

@@ -1,18 +1,17 @@
 """Figure of the coordinate check: do activations keep their size when the width grows?"""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis.coordinates import exponent
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, ORANGE
 from analysis.figures.figure import Figure, schedule_of
 from analysis.figures.frames import levels, rows
 from analysis.figures.panels import log2_axis, panels, place, within
 from analysis.notation import grid_count, plain
-from analysis.results import Analysis
+from analysis.results import Analysis, Estimate
 
 SITES = ("embedding", "attention", "ffn", "residual", "logits")
 _WHEN = {
@@ -21,31 +20,12 @@ _WHEN = {
 }
 
 
-@dataclass(frozen=True)
-class Slope:
-    """log2 RMS against log2 width: exponent and its standard error (None below three widths)."""
-
-    exponent: float
-    error: float | None
-
-
-def slope(width: np.ndarray, rms: np.ndarray) -> Slope:
-    """Ordinary least squares in log-log over the mean of every width; shapes (n,), at least two widths."""
-    x, y = np.log2(width), np.log2(rms)
-    x = x - x.mean()
-    exponent = float(x @ y / (x @ x))
-    if len(x) < 3:
-        return Slope(exponent, None)
-    residual = y - y.mean() - exponent * x
-    return Slope(exponent, float(np.sqrt(residual @ residual / (len(x) - 2) / (x @ x))))
-
-
 def coordinate_check(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """RMS of activations against width, at init and at a readout, with the exponent: figure 8."""
     figure_id, title = "coordinate-check", f"Coordinate check: activation size against width ({schedule_of(table)})"
     caption = (
         "RMS of activations on some validation sequences against width N, before the first step and after training; "
-        "points are single runs, lines join the means, the number is the exponent of N (± one standard error with "
+        "points are single runs, lines join the means, the number is the exponent of N (± the 95 % half-width with "
         "three widths or more). Before the first step muP gives 0, and −½ for the logits: a random head "
         "under the multiplier base width / N. After it muP keeps every exponent from growing; under standard "
         "parametrisation they are clearly positive. Small or badly tuned widths also differ by how far they have come."
@@ -102,9 +82,9 @@ def _draw(plot: go.Figure, panel: int, part: pd.DataFrame, when: str) -> None:
     if len(mean) < 2:
         return
     marks.curve(plot, panel, mean.index, mean, name=label, group=when, colour=colour, dash=dash)
-    fitted = slope(mean.index.to_numpy(float), mean.to_numpy())
+    fitted = exponent(mean.index.to_numpy(float), mean.to_numpy())
     plot.add_annotation(
-        text=_signed(fitted),
+        text=exponent_text(fitted),
         **within(panel),
         x=0.98,
         y=0.99 if when == "readout" else 0.91,
@@ -115,9 +95,12 @@ def _draw(plot: go.Figure, panel: int, part: pd.DataFrame, when: str) -> None:
     )
 
 
-def _signed(fitted: Slope) -> str:
-    text = f"{round(fitted.exponent, 2) + 0.0:+.2f}" + (f" ± {fitted.error:.2f}" if fitted.error is not None else "")
-    return text.replace("-", "\N{MINUS SIGN}")
+def exponent_text(found: Estimate) -> str:
+    """`+0.02 ± 0.05`: an exponent of width with its 95 % half-width, where it has one."""
+    if found.value is None:
+        return "zero"
+    half = "" if found.high is None else f" ± {found.high - found.value:.2f}"
+    return f"{round(found.value, 2) + 0.0:+.2f}{half}".replace("-", "\N{MINUS SIGN}")
 
 
 def _comparable(table: pd.DataFrame, analysis: Analysis) -> tuple[int, int, float] | None:

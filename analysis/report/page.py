@@ -43,11 +43,26 @@ def render(table: pd.DataFrame, analysis: Analysis, figures: Sequence[Figure]) -
         "tables": "Tables",
         "definitions": "Definitions",
     }
+    return page(
+        "bcrit report",
+        study,
+        "How should learning rate and batch size grow with token budget and width, and how sure are we?",
+        links,
+        "\n".join(body),
+        '<a href="laws.json">laws.json</a> (every estimate with its interval and status)',
+    )
+
+
+def page(kicker: str, heading: str, lead: str, links: dict[str, str], body: str, numbers: str) -> str:
+    """A page around `body`, ready HTML as `numbers` is; `links` maps the anchors in it to their names."""
     return Template(_asset("page.html")).substitute(
-        title=f"bcrit report: {escape(study)}",
-        study=escape(study),
+        title=f"{kicker}: {escape(heading)}",
+        kicker=kicker,
+        heading=escape(heading),
+        lead=lead,
+        numbers=numbers,
         contents=" ".join(f'<a href="#{anchor}">{label}</a>' for anchor, label in links.items()),
-        body="\n".join(body),
+        body=body,
         css=_asset("page.css"),
         js=_asset("page.js"),
         palette=script_json(DARK),

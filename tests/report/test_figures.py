@@ -6,8 +6,9 @@ import pytest
 
 from analysis import figures
 from analysis.analyse import analyse
+from analysis.coordinates import exponent
 from analysis.figures.colours import DARK, sequential
-from analysis.figures.coordinates import coordinate_check, slope
+from analysis.figures.coordinates import coordinate_check
 from analysis.figures.curves import loss_against_lr
 from analysis.figures.learning_rate import lr_against_batch, lr_against_tokens
 from analysis.figures.panels import log2_axis, panels
@@ -105,7 +106,7 @@ def test_the_coordinate_check_recovers_planted_exponents() -> None:
     table["rms_logits"] *= (table["width"] / 64) ** 0.5
     figure = coordinate_check(table, analyse(table))
     rows = figure.data.query("site == 'logits' and when == 'readout'")
-    assert slope(rows["width"].to_numpy(float), rows["rms"].to_numpy()).exponent == pytest.approx(0.5)
+    assert exponent(rows["width"].to_numpy(float), rows["rms"].to_numpy()).value == pytest.approx(0.5)
     assert set(figure.data["site"]) == set(SITES)
     assert figure.plot is not None
     assert "+0.50 ± 0.00" in {note.text for note in figure.plot.layout.annotations}

@@ -1,0 +1,85 @@
+"""What `bcrit coordcheck` and `bcrit transfer` print."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from analysis.coordinates import FLAT, CoordinateSlope, passes
+from analysis.results import Estimate
+from analysis.transfer import Transfer, TransferStudy
+from configs.expressions import number_text
+
+
+def print_slopes(console: Console, parametrization: str, slopes: Sequence[CoordinateSlope]) -> None:
+    """One row a slope and the verdict of all."""
+    table = Table(title=f"{parametrization}: exponent of width in the RMS of activations, and of their updates")
+    for name in ("activation", "what", "after step", "exponent", "allowed", "verdict"):
+        table.add_column(name, justify="left" if name in ("activation", "what", "verdict") else "right")
+    for slope in slopes:
+        low, high = slope.allowed
+        style = None if slope.passed else "red"
+        exponent = written(slope.exponent, "{:+.3f}")
+        allowed = f"{low:g} .. {high:g}"
+        table.add_row(slope.kind, slope.quantity, str(slope.step), exponent, allowed, slope.verdict, style=style)
+    console.print(table)
+    failed = sum(not slope.passed for slope in slopes)
+    text = f"{failed} of {len(slopes)} slopes are outside" if failed else f"all {len(slopes)} slopes are inside"
+    console.print(f"{parametrization}: {'passed' if passes(slopes) else 'FAILED'}, {text} {FLAT[0]} .. {FLAT[1]}")
+
+
+def print_transfer(console: Console, study: TransferStudy) -> None:
+    """For every setting: optimum, shift, loss lost and difference from the first setting by width; then the steps."""
+    table = Table(
+        title=f"T = {number_text(study.tokens)}, B = {number_text(study.batch_tokens)} tokens; 95 % intervals"
+    )
+    heads = ("setting", "N", "state", "log2 lr*", "shift, octaves", "loss*", "lost with the proxy's lr*", "behind")
+    for name in heads:
+        table.add_column(name, justify="left" if name in ("setting", "state") else "right")
+    for transfer, behind in zip(study.transfers, study.behind, strict=True):
+        rows = zip(transfer.cells, transfer.shift, transfer.lost, behind, strict=True)
+        for i, (cell, shift, lost, later) in enumerate(rows):
+            table.add_row(
+                "" if i else transfer.setting,
+                str(cell.width),
+                cell.state,
+                written(cell.lr, "{:.2f}", log2=True),
+                written(shift, "{:+.2f}"),
+                written(cell.loss, "{:.4f}"),
+                written(lost, "{:.4f}"),
+                written(later, "{:+.4f}"),
+                end_section=cell is transfer.cells[-1],
+            )
+    console.print(table)
+    for transfer in study.transfers:
+        console.print(verdict(transfer))
+
+
+def verdict(transfer: Transfer) -> str:
+    """One sentence on a setting: how far its optima are apart, and whether wider is better."""
+    steps = "; ".join(
+        f"{s.narrow} -> {s.wide} {s.verdict} (worst of {s.rates} rates {written(s.worst, '{:+.4f}')} nats)"
+        for s in transfer.steps
+    )
+    return (
+        f"{transfer.setting}: log2 lr* spreads over {written(transfer.spread, '{:.2f}')} octaves; wider up to the "
+        f"optimum: {steps}"
+    )
+
+
+def written(estimate: Estimate, form: str, *, log2: bool = False) -> str:
+    """Plain text of an estimate with its interval, or its bound."""
+    from math import log2 as octaves
+
+    value, low, high = (
+        None if x is None else form.format(octaves(x) if log2 else x)
+        for x in (estimate.value, estimate.low, estimate.high)
+    )
+    match estimate.status:
+        case "ok":
+            return f"{value} [{low}, {high}]" if low is not None and high is not None else f"{value}"
+        case "lower_bound":
+            return f">= {low}"
+        case "upper_bound":
+            return f"<= {high}"
+    return "not identified"
