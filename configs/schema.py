@@ -61,19 +61,20 @@ class ModelConfig(Frozen):
     parametrization: Literal["mup", "sp"] = Field(
         default="mup", description="mup: maximal update; sp: standard, for comparison."
     )
+    # This base was chosen by configs/studies/base.yaml; what it does over widths stands in the README.
     hidden_init_std: PositiveFloat = Field(
-        default=0.125, description="Init std of hidden matrices at base width; falls as width^-1/2."
+        default=2**-3, description="Init std of hidden matrices at base width; falls as width^-1/2."
     )
-    embedding_init_std: PositiveFloat = Field(default=1.0, description="Init std of the token embedding.")
+    embedding_init_std: PositiveFloat = Field(default=2**-3, description="Init std of the token embedding.")
     output_init_std: NonNegative = Field(
-        default=0.125, description="Init std of the output head at base width; 0 starts at uniform predictions."
+        default=2**-4, description="Init std of the output head at base width; 0 starts at uniform predictions."
     )
-    embedding_multiplier: PositiveFloat = Field(default=1.0, description="Forward multiplier of the embedding.")
+    embedding_multiplier: PositiveFloat = Field(default=8.0, description="Forward multiplier of the embedding.")
     embedding_lr_multiplier: PositiveFloat = Field(
         default=1.0, description="Learning rate of the token embedding / lr, at every width."
     )
-    output_multiplier: PositiveFloat = Field(default=1.0, description="Forward multiplier of the logits at base width.")
-    residual_multiplier: PositiveFloat = Field(default=1.0, description="Forward multiplier of each residual branch.")
+    output_multiplier: PositiveFloat = Field(default=4.0, description="Forward multiplier of the logits at base width.")
+    residual_multiplier: PositiveFloat = Field(default=2.0, description="Forward multiplier of each residual branch.")
     rope_theta: PositiveFloat = Field(default=10_000.0, description="Base of the rotary position encoding.")
 
 
