@@ -276,6 +276,7 @@ def _coordcheck(arguments: argparse.Namespace, console: Console) -> int:
     from analysis.console import print_slopes
     from analysis.coordinates import coordinate_slopes, passes
     from analysis.report.checks import write_coordinates
+    from configs.expressions import number_text
     from configs.load import load_run
     from train.coordcheck import check_runs, measured
     from train.data.open import open_corpus
@@ -308,9 +309,9 @@ def _coordcheck(arguments: argparse.Namespace, console: Console) -> int:
     slopes = {name: coordinate_slopes(rows[rows["parametrization"] == name], grown_heads=grown) for name in names}
     for name, found in slopes.items():
         print_slopes(console, name, found)
-    how = f"{arguments.config.stem}: {arguments.steps} steps at lr {config.lr:g}, {arguments.seeds} seeds"
-    heading = f"{how}, wider by {arguments.grow.replace('-', ' ')}, ZeRO-{config.engine.zero_stage}"
-    console.print(f"wrote {write_coordinates(rows, slopes, heading, out)}")
+    how = f"{arguments.steps} steps at lr {number_text(config.lr)}, {arguments.seeds} seeds"
+    how += f", wider by {arguments.grow.replace('-', ' ')}, ZeRO-{config.engine.zero_stage}"
+    console.print(f"wrote {write_coordinates(rows, slopes, arguments.config.stem, how, out)}")
     return 0 if passes(slopes[config.model.parametrization]) else 1
 
 

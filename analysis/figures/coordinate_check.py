@@ -36,8 +36,8 @@ def coordinate_figures(
             slopes,
             ("update", last),
             f"What {last} steps changed: RMS of x<sub>{last}</sub> − x<sub>0</sub>",
-            f"{_FORMULA} Under μP the change of every activation keeps its size; under the standard parametrisation it "
-            "grows with width, until the loss explodes.",
+            f"{_FORMULA} Under μP no change may depend on width; under the standard parametrisation the same learning "
+            "rate moves a wider model further.",
         ),
         _figure(
             measured,

@@ -20,9 +20,12 @@ from configs.rundir import write_atomic
 
 
 def write_coordinates(
-    measured: pd.DataFrame, slopes: Mapping[str, Sequence[CoordinateSlope]], heading: str, out_dir: Path
+    measured: pd.DataFrame, slopes: Mapping[str, Sequence[CoordinateSlope]], heading: str, how: str, out_dir: Path
 ) -> Path:
-    """Write `out_dir`/index.html, coordinates.json and data/; return the page. See `coordinate_figures`."""
+    """Write `out_dir`/index.html, coordinates.json and data/; return the page. See `coordinate_figures`.
+
+    `how` says in a few words what was trained.
+    """
     rows = [
         (name, s.kind.replace("_", " "), s.quantity, str(s.step), written(s.exponent, "{:+.3f}"), s.verdict)
         for name, found in slopes.items()
@@ -33,7 +36,7 @@ def write_coordinates(
         ("parametrisation", "activation", "what", "after step", "exponent of N", "verdict"), rows, "Slopes"
     )
     content = {name: [asdict(s) | {"passed": s.passed} for s in found] for name, found in slopes.items()}
-    lead = f"Does any activation, or any change of one, grow or vanish with width? {outcome}."
+    lead = f"Does any activation, or any change of one, grow or vanish with width? {outcome} ({escape(how)})."
     figures = coordinate_figures(measured, slopes)
     return _write(out_dir, "bcrit coordinate check", heading, lead, figures, table, "coordinates.json", content)
 
