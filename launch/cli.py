@@ -4,18 +4,20 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from configs.errors import ConfigError, did_you_mean
+from launch.parser import parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors of the user are one line on stderr and exit code 2."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
-        return arguments.command(arguments, Console(width=None if sys.stdout.isatty() else 140))
+        return COMMANDS[arguments.command](arguments, Console(width=None if sys.stdout.isatty() else 140))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -24,108 +26,6 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bcrit", description="How lr and batch size grow with tokens and width.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, function, help_text: str) -> argparse.ArgumentParser:  # noqa: ANN001
-        command = commands.add_parser(name, help=help_text, description=help_text)
-        command.set_defaults(command=function)
-        return command
-
-    for name, function, text in (
-        ("plan", _plan, "Check a study and print its runs, tokens, FLOPs and estimated time; nothing is started."),
-        ("run", _run, "Train what is not finished of a study, on this machine."),
-    ):
-        command = add(name, function, text)
-        command.add_argument("study", type=Path, metavar="STUDY", help="YAML file of a study (see configs/studies)")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: base.precision=bf16")
-        command.add_argument("--out", type=Path, help="directory of the study (default: runs/<name>)")
-        command.add_argument("--workers", type=_positive, help="runs at a time (default: one a core or device group)")
-        command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
-        command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
-        if name == "plan":
-            command.add_argument("--gpu", help="check that the runs fit on this GPU, e.g. h100")
-            command.add_argument("--all", action="store_true", help="print every run of a long table")
-
-    for name, function, text in (
-        ("table", _table, "Collect a study's runs into its run table (Parquet and CSV)."),
-        ("analyse", _analyse, "Fit the laws to a study's runs and write laws.json."),
-        ("report", _report, "Write a study's report: one HTML page that opens offline."),
-    ):
-        command = add(name, function, text)
-        command.add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
-
-    command = add("universal", _universal, "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
-    command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
-
-    command = add("export", _export, "Write a run's weights as a plain Hugging Face model with its card.")
-    command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
-    command.add_argument("--tokens", type=_positive, help="checkpoint to export (default: the newest)")
-    command.add_argument("--out", type=Path, help="directory (default: RUN/model, or RUN/model-ema)")
-    command.add_argument("--ema", action="store_true", help="the average of the weights instead")
-
-    command = add("mup", _mup, "Print the parametrisation of every parameter of a run.")
-    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. model.width=256")
-    command.add_argument("--base-shapes", type=Path, help="a base-shape file of mup's that must agree with the table")
-    command.add_argument("--save-base-shapes", type=Path, metavar="FILE", help="write such a file for mup")
-
-    command = add("coordcheck", _coordcheck, "Train some widths for a few steps: does any activation depend on width?")
-    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: engine.zero_stage=2")
-    command.add_argument("--widths", type=_integers, help="e.g. 64,128,256 (default: 1, 2, 4 times the base width)")
-    command.add_argument("--seeds", type=_positive, default=3, help="runs a width (default: 3)")
-    command.add_argument("--steps", type=_positive, default=10, help="steps of a run (default: 10)")
-    command.add_argument("--grow", choices=("heads", "head-size"), default="heads", help="how a model grows wider")
-    command.add_argument("--control", action="store_true", help="train standard parametrisation too; it should fail")
-    command.add_argument("--out", type=Path, help="directory of the result (default: runs/coordcheck-<config>)")
-    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
-
-    command = add("transfer", _transfer, "Sweep learning rates over widths: does the best one stay where it is?")
-    command.add_argument(
-        "target",
-        type=Path,
-        metavar="CONFIG|STUDY",
-        help="YAML file of a run to sweep, or the directory of a study that was run; every setting it varies is judged",
-    )
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: budget_tokens=2^18")
-    command.add_argument("--widths", type=_integers, default=(), help="default: 1, 2, 4 times the base width")
-    command.add_argument("--lrs", type=_rates, default=(), help="e.g. 2^-10..2^-4 (default: the run's, times 1/8..8)")
-    command.add_argument("--seeds", type=_positive, default=3, help="runs a learning rate (default: 3)")
-    command.add_argument("--out", type=Path, help="directory of the study (default: runs/transfer-<config>)")
-    command.add_argument("--workers", type=_positive, help="runs at a time (default: one a core or device group)")
-    command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
-    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
-
-    data = add("data", None, "Prepare and check packed corpora.").add_subparsers(required=True, metavar="ACTION")
-    command = data.add_parser("prepare", help="Tokenise documents once into memory-mapped shards with a manifest.")
-    command.set_defaults(command=_prepare)
-    command.add_argument("source", help="a dataset on the Hugging Face hub, or text, JSONL or Parquet files (glob)")
-    command.add_argument("out", type=Path, help="directory of the packed corpus, for the field data.path")
-    command.add_argument(
-        "--tokenizer", default="bytes", help="bytes (default), a tokenizer.json, or a transformers name"
-    )
-    command.add_argument("--eod", help="end-of-document token (default: the tokenizer's own)")
-    command.add_argument("--text-field", default="text", help="field that holds the text (default: text)")
-    command.add_argument(
-        "--text-unit", choices=("file", "paragraph", "line"), default="file", help="document of a .txt"
-    )
-    command.add_argument("--subset", help="configuration of the dataset, e.g. en")
-    command.add_argument("--split", default="train", help="split of the dataset (default: train)")
-    command.add_argument("--revision", help="commit, tag or branch of the dataset")
-    command.add_argument("--valid", help="where held-out documents come from: another split, or another path")
-    command.add_argument("--valid-fraction", type=float, default=0.05, help="else held out by hash (default: 0.05)")
-    command.add_argument("--limit-documents", type=_positive, help="stop after so many documents")
-    command.add_argument("--processes", type=_positive, help="how many tokenise (default: one a core)")
-    command = data.add_parser("verify", help="Check every byte of a packed corpus against its checksums.")
-    command.set_defaults(command=_verify)
-    command.add_argument("directory", type=Path, help="directory of the packed corpus")
-
-    command = add("reference", _reference, "Print the reference of all config fields as Markdown.")
-    return parser
 
 
 def _plan(arguments: argparse.Namespace, console: Console) -> int:
@@ -390,24 +290,21 @@ def _reference(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(_positive(part) for part in text.split(","))
-
-
-def _rates(text: str) -> tuple[float, ...]:
-    from configs.expressions import axis_values
-
-    try:
-        return tuple(map(float, axis_values(text if ".." in text else text.split(","))))
-    except (ConfigError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
+    "plan": _plan,
+    "run": _run,
+    "table": _table,
+    "analyse": _analyse,
+    "report": _report,
+    "universal": _universal,
+    "export": _export,
+    "mup": _mup,
+    "coordcheck": _coordcheck,
+    "transfer": _transfer,
+    "data prepare": _prepare,
+    "data verify": _verify,
+    "reference": _reference,
+}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from analysis.table import COLUMNS
 from configs.ladder import ladder
 from configs.reference import reference
-from launch.cli import _parser
+from launch.parser import parser
 from tests.processes import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -41,7 +41,7 @@ def test_links_lead_somewhere(target):
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^\| `bcrit ([a-z]+)", README, re.MULTILINE))))
 def test_commands_exist(command, capsys):
     with pytest.raises(SystemExit) as stopped:
-        _parser().parse_args([command, "--help"])
+        parser().parse_args([command, "--help"])
     assert stopped.value.code == 0
     assert "usage: bcrit" in capsys.readouterr().out
 
