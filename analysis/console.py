@@ -52,7 +52,8 @@ def print_transfer(console: Console, study: TransferStudy) -> None:
             )
     console.print(table)
     for transfer in study.transfers:
-        console.print(verdict(transfer))
+        if transfer.steps:
+            console.print(verdict(transfer))
 
 
 def verdict(transfer: Transfer) -> str:

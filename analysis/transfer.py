@@ -59,18 +59,18 @@ def transfer_study(table: pd.DataFrame) -> TransferStudy:
     """The transfer over width in every setting of a run table, at its largest T and, there, its largest B.
 
     `table`: a run table with a column `setting` (see `bcrit table`); without it, or where it is empty, there is one.
-    Raises ConfigError if a setting has one width only, or the table cannot be analysed.
+    Raises ConfigError if no setting has two widths, or the table cannot be analysed.
     """
     labels = table["setting"].fillna("") if "setting" in table else pd.Series("", index=table.index)
     tokens = int(table["tokens"].max())
     batch = int(table.loc[table["tokens"] == tokens, "batch_tokens"].max())
     here = (table["tokens"] == tokens) & (table["batch_tokens"] == batch)
     transfers = [_transfer(str(label) or NO_SETTING, table[here & (labels == label)]) for label in labels.unique()]
+    if all(len(transfer.cells) < 2 for transfer in transfers):
+        raise ConfigError("transfer: every setting has losses of one width only; sweep at least two widths")
     first = transfers[0]
-    behind = tuple(
-        tuple(_difference(a.loss, b.loss, "nats") for a, b in zip(t.cells, first.cells, strict=False))
-        for t in transfers
-    )
+    losses = {cell.width: cell.loss for cell in first.cells}
+    behind = tuple(tuple(_difference(cell.loss, losses.get(cell.width), "nats") for cell in t.cells) for t in transfers)
     return TransferStudy(tokens, batch, tuple(transfers), behind)
 
 
@@ -84,12 +84,10 @@ def to_json(study: TransferStudy) -> dict[str, Any]:
 
 
 def _transfer(setting: str, table: pd.DataFrame) -> Transfer:
-    """One setting. Raises ConfigError."""
+    """One setting; of one width it has no steps and no spread. Raises ConfigError."""
     alone = table.drop(columns=[c for c in ("setting",) if c in table])
     checked = check_table(alone).table
     cells = find_optima(checked).cells
-    if len(cells) < 2:
-        raise ConfigError(f"transfer: {setting}: losses of one width only; sweep at least two")
     proxy = cells[0]
     return Transfer(
         setting=setting,
@@ -121,6 +119,8 @@ def _octaves(cell: Cell, proxy: Cell) -> Estimate:
 def _spread(cells: tuple[Cell, ...]) -> Estimate:
     """Largest distance between two widths' log2 lr*: of the estimates, so noise makes it larger, never smaller."""
     pairs = [_octaves(a, b) for i, a in enumerate(cells) for b in cells[:i]]
+    if not pairs:
+        return Estimate(None, None, None, "octaves", "not_identified", "one width")
     if all(pair.status == "ok" for pair in pairs):
         widest = max(pairs, key=lambda pair: abs(pair.value or 0.0))
         value, low, high = (abs(x or 0.0) for x in (widest.value, widest.low, widest.high))
@@ -165,9 +165,14 @@ def _step(table: pd.DataFrame, narrow: Cell, wide: Cell) -> Step:
     return Step(narrow.width, wide.width, len(mean), Estimate(worst, worst - half, worst + half, "nats", "ok", method))
 
 
-def _difference(a: Estimate, b: Estimate, unit: str) -> Estimate:
+def _difference(a: Estimate, b: Estimate | None, unit: str) -> Estimate:
+    """a - b; a bound where one of them is an upper bound, nothing where both are or b is missing."""
+    if b is None or (a.value is None and b.value is None):
+        return Estimate(None, None, None, unit, "not_identified", "no tuned loss to compare")
     if a.value is None or b.value is None:
-        return Estimate(None, None, None, unit, "not_identified", "an optimum outside the sweep")
+        low = a.low - b.high if b.value is None and a.low is not None and b.high is not None else None
+        high = a.high - b.low if a.value is None and a.high is not None and b.low is not None else None
+        return bounded(None, low, high, unit, "one of the losses is an upper bound: its optimum is outside the sweep")
     value = a.value - b.value
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return Estimate(value, None, None, unit, "ok", "no interval")

@@ -93,5 +93,17 @@ def test_a_table_without_settings_is_one_setting():
 
 
 def test_one_width_is_refused():
-    with pytest.raises(ConfigError, match="mup: losses of one width only"):
+    with pytest.raises(ConfigError, match="every setting has losses of one width only"):
         of({("mup", 64): -7.0})
+
+
+def test_a_setting_of_one_width_stands_beside_others_without_a_verdict():
+    both, one = of({("a", 64): -7.0, ("a", 256): -7.0, ("b", 64): -7.0}).transfers
+    assert both.spread.value == pytest.approx(0, abs=1e-6)
+    assert (len(one.cells), one.steps, one.spread.status) == (1, (), "not_identified")
+
+
+def test_a_loss_behind_one_that_is_not_reached_is_a_bound():
+    study = of({("a", 64): -7.0, ("a", 256): -7.0, ("b", 64): -7.0, ("b", 256): -13.0})
+    behind = study.behind[1][1]  # b's optimum is below the sweep: its loss is at most what was seen
+    assert (behind.status, behind.value, behind.low) == ("upper_bound", None, None)
