@@ -1,5 +1,6 @@
 """What `bcrit coordcheck` and `bcrit transfer` print."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -29,28 +30,22 @@ def print_slopes(console: Console, parametrization: str, slopes: Sequence[Coordi
 
 
 def print_transfer(console: Console, study: TransferStudy) -> None:
-    """For every setting: optimum, shift, loss lost and difference from the first setting by width; then the steps."""
-    table = Table(
-        title=f"T = {number_text(study.tokens)}, B = {number_text(study.batch_tokens)} tokens; 95 % intervals"
-    )
-    heads = ("setting", "N", "state", "log2 lr*", "shift, octaves", "loss*", "lost with the proxy's lr*", "behind")
-    for name in heads:
-        table.add_column(name, justify="left" if name in ("setting", "state") else "right")
+    """A table a setting: optimum, shift, loss lost, difference from the first setting, by width; then the verdicts."""
+    first = study.transfers[0].setting
+    console.print(f"T = {number_text(study.tokens)}, B = {number_text(study.batch_tokens)} tokens; 95 % intervals")
     for transfer, behind in zip(study.transfers, study.behind, strict=True):
-        rows = zip(transfer.cells, transfer.shift, transfer.lost, behind, strict=True)
-        for i, (cell, shift, lost, later) in enumerate(rows):
-            table.add_row(
-                "" if i else transfer.setting,
-                str(cell.width),
-                cell.state,
-                written(cell.lr, "{:.2f}", log2=True),
-                written(shift, "{:+.2f}"),
-                written(cell.loss, "{:.4f}"),
-                written(lost, "{:.4f}"),
-                written(later, "{:+.4f}"),
-                end_section=cell is transfer.cells[-1],
-            )
-    console.print(table)
+        table = Table(title=transfer.setting, title_justify="left")
+        table.add_column("N", justify="right")
+        table.add_column("state")
+        for name in ("log2 lr*", "shift, octaves", "loss*", "lost with the proxy's lr*"):
+            table.add_column(name, justify="right")
+        if transfer.setting != first:
+            table.add_column("loss* - first's", justify="right")
+        for cell, shift, lost, later in zip(transfer.cells, transfer.shift, transfer.lost, behind, strict=True):
+            row = [str(cell.width), cell.state, written(cell.lr, "{:.2f}", log2=True), written(shift, "{:+.2f}")]
+            row += [written(cell.loss, "{:.4f}"), written(lost, "{:.4f}")]
+            table.add_row(*row, *([written(later, "{:+.4f}")] if transfer.setting != first else []))
+        console.print(table)
     for transfer in study.transfers:
         if transfer.steps:
             console.print(verdict(transfer))
@@ -70,10 +65,8 @@ def verdict(transfer: Transfer) -> str:
 
 def written(estimate: Estimate, form: str, *, log2: bool = False) -> str:
     """Plain text of an estimate with its interval, or its bound."""
-    from math import log2 as octaves
-
     value, low, high = (
-        None if x is None else form.format(octaves(x) if log2 else x)
+        None if x is None else form.format(math.log2(x) if log2 else x)
         for x in (estimate.value, estimate.low, estimate.high)
     )
     match estimate.status:

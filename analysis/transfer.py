@@ -47,7 +47,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class TransferStudy:
-    """All settings at one (T, B), and the differences of their tuned losses from the first one's, width by width."""
+    """All settings at one (T, B) by name, and the differences of their tuned losses from the first one's by width."""
 
     tokens: int
     batch_tokens: int
@@ -65,7 +65,9 @@ def transfer_study(table: pd.DataFrame) -> TransferStudy:
     tokens = int(table["tokens"].max())
     batch = int(table.loc[table["tokens"] == tokens, "batch_tokens"].max())
     here = (table["tokens"] == tokens) & (table["batch_tokens"] == batch)
-    transfers = [_transfer(str(label) or NO_SETTING, table[here & (labels == label)]) for label in labels.unique()]
+    transfers = [
+        _transfer(str(label) or NO_SETTING, table[here & (labels == label)]) for label in sorted(labels.unique())
+    ]
     if all(len(transfer.cells) < 2 for transfer in transfers):
         raise ConfigError("transfer: every setting has losses of one width only; sweep at least two widths")
     first = transfers[0]

@@ -65,23 +65,26 @@ def _draw(
         showlegend=False,
         **place(panel),
     )
-    plot.add_scatter(
-        x=part["lr"],
-        y=part["loss"].fillna(np.inf).clip(upper=top),
-        mode="markers",
-        marker={
-            "color": colour,
-            "size": 6,
-            "symbol": np.where(part["loss"].isna(), "x-thin-open", np.where(part["loss"] > top, "arrow-up", symbol)),
-        },
-        text=[
-            f"{name}, η = {plain(row.lr)}, seed {row.seed}<br>"
-            + ("diverged" if pd.isna(row.loss) else f"loss {nats(row.loss)} nats")
-            for row in rows(part)
-        ],
-        showlegend=legend,
-        **style,
-    )
+    inside = part[part["loss"] <= top]
+    beyond = part[~(part["loss"] <= top)]
+    at_edge = np.where(beyond["loss"].isna(), "x-thin-open", "arrow-up")
+    for runs, y, shape, shown in (
+        (inside, inside["loss"], symbol, legend),
+        (beyond, [top] * len(beyond), at_edge, False),
+    ):
+        plot.add_scatter(
+            x=runs["lr"],
+            y=y,
+            mode="markers",
+            marker={"color": colour, "size": 6, "symbol": shape, "line": {"width": 1.4 if shape is at_edge else 0}},
+            text=[
+                f"{name}, η = {plain(row.lr)}, seed {row.seed}<br>"
+                + ("diverged" if pd.isna(row.loss) else f"loss {nats(row.loss)} nats")
+                for row in rows(runs)
+            ],
+            showlegend=shown,
+            **style,
+        )
     interior = cell.state == "interior" and cell.lr.value is not None and cell.loss.value is not None
     x, y = (cell.lr.value, cell.loss.value) if interior else (cell.argmin_lr, cell.argmin_loss)
     bars = (

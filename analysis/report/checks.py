@@ -57,7 +57,16 @@ def write_transfer(table: pd.DataFrame, study: transfer.TransferStudy, heading: 
         for t, later in zip(study.transfers, study.behind, strict=True)
         for cell, shift, lost, behind in zip(t.cells, t.shift, t.lost, later, strict=True)
     ]
-    head = ("setting", "N", "optimum", "log2 η*", "shift, octaves", "loss*", "lost with the proxy's η*", "behind first")
+    head = (
+        "setting",
+        "N",
+        "optimum",
+        "log2 η*",
+        "shift, octaves",
+        "loss*",
+        "lost with η* of the first N",
+        "loss* − first setting's",
+    )
     body = bullets(escape(verdict(t)) for t in study.transfers if t.steps) + html_table(head, rows, "Optima")
     lead = "Does a learning rate tuned at the narrowest width serve the wider ones?"
     content = transfer.to_json(study)
