@@ -18,8 +18,10 @@ Activations, in bytes a token and block of width d, feed-forward width f and h h
 instead of scores. What is kept: inputs of the matrix products (d each into q, k, v and into gate, up; d into o; f into
 down), q, k, v, the gate, and the up projection; an RMSNorm's fp32 input and normalised output; silu(gate).
 
-- eager: 8 d + w (8 d + 4 f) + 4 h + 8, and with qk_norm, for two more norms of width d, 8 d + 2 w d + 8 h
-- torch.compile or Liger, which recompute norms and silu: w (8 d + 3 f) + 4 h + 8, also with qk_norm
+- eager: 8 d + w (8 d + 4 f) + 4 h + 8
+- torch.compile or Liger, which recompute norms and silu: w (8 d + 3 f) + 4 h + 8
+- qk_norm, two more norms of width d: 8 d + 2 w d + 8 h more; with Liger, which keeps their inputs as they are,
+  2 w d + 8 h; with torch.compile alone nothing, because it keeps their inputs in place of q and k
 - activation checkpointing: w d, and one block as above while it is recomputed
 
 The loss holds 12 bytes a token and vocabulary entry: fp32 log-probabilities, their gradient, and that of the logits.
@@ -75,10 +77,11 @@ def memory(config: RunConfig, n_params: int, micro_batch_seqs: int, world_size: 
     staged = {0: 0, 1: 0 if w == 2 else 4, 2: 6 if w == 2 else 4, 3: 4}[stage]  # ZeRO-2 in bf16: 2, and a copy in fp32
 
     tokens, ffn, heads = micro_batch_seqs * model.seq_len, model.ffn_ratio * width, width // model.head_dim
-    fused = config.engine.liger or (config.engine.compile is not False and stage < 3)
-    kept = w * (8 * width + 3 * ffn) if fused else 8 * width + w * (8 * width + 4 * ffn)
-    of_qk_norm = 8 * width + 2 * w * width + 8 * heads if model.qk_norm and not fused else 0
-    block = tokens * (kept + of_qk_norm + 4 * heads + 8)
+    compiled, liger = config.engine.compile is not False and stage < 3, config.engine.liger
+    kept = w * (8 * width + 3 * ffn) if compiled or liger else 8 * width + w * (8 * width + 4 * ffn)
+    if model.qk_norm and (liger or not compiled):
+        kept += 2 * w * width + 8 * heads + (0 if liger else 8 * width)
+    block = tokens * (kept + 4 * heads + 8)
     checkpointed = config.engine.activation_checkpointing
     final_norm = tokens * (4 * width + 2 * w * width + 4)
     return Memory(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from configs.errors import ConfigError
@@ -22,6 +22,7 @@ from configs.rundir import manifest_ids, read_config, read_json, read_status, ru
 from configs.schema import DataConfig, RunConfig
 from train.checkpoints import load_ema, newest_intact, path_of
 from train.data.tokenizer import load_tokenizer
+from train.folding import fold, target_config
 from train.intact import damage
 from train.model import skeleton
 from train.model_card import model_card
@@ -35,6 +36,7 @@ _EOD_NAME = "<|endoftext|>"  # for a corpus whose end of document has no name of
 def export(run_dir: Path, tokens: int | None, out: Path | None, *, ema: bool = False) -> Path:
     """Write the fp32 weights of a run as a Hugging Face checkpoint, with tokenizer and card, and return its directory.
 
+    It is a Granite, or, with QK norm, the Qwen3 that computes the same (`train.folding`).
     tokens: which checkpoint; None: the newest that is intact. out: where; None: run_dir/model, or run_dir/model-ema.
     ema: the average of the weights in place of the weights.
 
@@ -49,8 +51,10 @@ def export(run_dir: Path, tokens: int | None, out: Path | None, *, ema: bool = F
     if (owner := read_json(checkpoint / "position.json")["run_id"]) != identity:
         raise ConfigError(f"{checkpoint}: belongs to run {owner}, not to {identity}: remove it")
     reached = int(checkpoint.name)
-    network = skeleton(config.model)
-    network.load_state_dict(_weights(checkpoint, ema), strict=True, assign=True)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(target_config(config.model))
+    network.load_state_dict(fold(_weights(checkpoint, ema), config.model), strict=True, assign=True)
+    network.tie_weights()
     tokenizer, eod, about_tokenizer = _tokenizer(config.data, config.model.seq_len)
     if tokenizer is None:
         say(f"note: the tokenizer is {about_tokenizer}")
@@ -62,7 +66,7 @@ def export(run_dir: Path, tokens: int | None, out: Path | None, *, ema: bool = F
     provenance = run_dir / "provenance.json"
     card = model_card(
         config,
-        table(network, config),
+        table(skeleton(config.model), config),
         [readout for readout in read_status(run_dir).readouts if readout.tokens <= reached],
         read_json(provenance) if provenance.exists() else {},
         reached,

@@ -6,11 +6,12 @@ Tensor shapes: B sequences, S positions, D width, V vocabulary.
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import GraniteConfig, GraniteForCausalLM
-from transformers.models.granite.modeling_granite import GraniteRMSNorm
+from transformers.models.granite import modeling_granite
 
 from configs.errors import ConfigError
 from configs.mup import forward_multipliers, init_stds
@@ -21,7 +22,7 @@ Whole = Callable[[nn.Parameter], AbstractContextManager]
 
 
 def granite_config(model: ModelConfig) -> GraniteConfig:
-    """The Hugging Face configuration of `model`; without qk_norm its checkpoint needs none of our code."""
+    """The Hugging Face configuration of `model`, which says nothing of qk_norm; `train.folding` has one that does."""
     multipliers = forward_multipliers(model)
     heads = model.width // model.head_dim
     return GraniteConfig(
@@ -64,19 +65,19 @@ def _network(model: ModelConfig) -> GraniteForCausalLM:
     network = GraniteForCausalLM(granite_config(model))
     if model.qk_norm:
         for block in network.model.layers:
-            attention = block.self_attn
+            attention: Any = block.self_attn
             for projection, name in ((attention.q_proj, "q_norm"), (attention.k_proj, "k_norm")):
-                norm = GraniteRMSNorm(model.head_dim, eps=network.config.rms_norm_eps)
+                norm = modeling_granite.GraniteRMSNorm(model.head_dim, eps=network.config.rms_norm_eps)  # or Liger's
                 attention.add_module(name, norm)
-                projection.register_forward_hook(_by_head(norm))
+                projection.register_forward_hook(_by_head(norm, model.head_dim))
     return network
 
 
-def _by_head(norm: GraniteRMSNorm) -> Callable[..., torch.Tensor]:
+def _by_head(norm: nn.Module, head_dim: int) -> Callable[..., torch.Tensor]:
     """A hook that normalises a projection's output, (..., heads x head size), head by head."""
 
     def hook(projection: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        return norm(output.unflatten(-1, (-1, norm.weight.numel()))).flatten(-2)
+        return norm(output.unflatten(-1, (-1, head_dim))).flatten(-2)
 
     return hook
 

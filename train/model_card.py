@@ -6,15 +6,14 @@ from typing import Any
 
 import yaml
 
-from configs.fields import field_docs, values
+from configs.fields import NOT_SCIENCE, field_docs, values
 from configs.identity import run_id
 from configs.mup import forward_multipliers
 from configs.plan import n_params
 from configs.rundir import Readout
-from configs.schema import RunConfig
+from configs.schema import ModelConfig, RunConfig
+from train.folding import factors, target_config
 from train.parametrization import Row
-
-_NOT_SCIENCE = ("engine.", "log.", "checkpoint.", "data.path")  # fields that do not define the result
 
 
 def model_card(
@@ -34,17 +33,18 @@ def model_card(
     the run's record of that name, `tokenizer` a sentence about it. Every number comes from these.
     """
     weights = f"average of the weights, half-life {config.ema_half_life_tokens:,} tokens" if ema else "weights"
-    identity = run_id(config)
+    identity, architecture = run_id(config), target_config(config.model).model_type
     head = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["bcrit", "granite", config.model.parametrization],
+        "tags": ["bcrit", architecture, config.model.parametrization],
         **_model_index(identity, readouts, tokens, ema),
     }
     sections = [
         f"# Run {identity} at {tokens:,} tokens",
-        f"A Granite decoder of {n_params(config.model):,} parameters, trained by bcrit; the {weights}, in fp32. "
-        "No license is set: before you publish it, choose one and add `license:` to the head of this file.",
+        f"A {architecture.capitalize()} decoder of {n_params(config.model):,} parameters, trained by bcrit; the "
+        f"{weights}, in fp32. No license is set: before you publish it, choose one and add `license:` to the head of "
+        "this file.",
         "## Use",
         _usage(has_tokenizer),
         f"Tokenizer: {tokenizer}. Context: {config.model.seq_len:,} tokens.",
@@ -113,7 +113,7 @@ def _fields(config: RunConfig) -> str:
     rows = (
         (f"`{name}`", _shown(value), docs[name].description)
         for name, value in values(config).items()
-        if value not in (None, ()) and not name.startswith(_NOT_SCIENCE)
+        if value not in (None, ()) and not name.startswith(NOT_SCIENCE)
     )
     return _table(("field", "value", "meaning"), rows)
 
@@ -125,7 +125,7 @@ def _parametrisation(config: RunConfig, rows: Sequence[Row]) -> str:
     one_of = {row.role: row for row in rows}  # the multipliers of a role are the same in all its rows
     lines = (
         (
-            role,
+            "embedding, and the head" if config.model.tied and role == "embedding" else role,
             f"{size:,}",
             f"{(rule := one_of[role].rule).init_std:.6g}",
             f"{rule.lr_multiplier:.6g}",
@@ -135,15 +135,27 @@ def _parametrisation(config: RunConfig, rows: Sequence[Row]) -> str:
         )
         for role, size in sizes.items()
     )
-    multipliers = forward_multipliers(config.model)
     head = ("role", "parameters", "init std", "lr x", "weight decay x", "eps x", "peak lr")
     return (
         f"`{config.model.parametrization}`, width / base width = {config.model.width / config.model.base_width:g}. "
-        "Norm gains start at 1.\n\n"
-        f"{_table(head, lines)}\n\n"
-        f"Forward multipliers, all fields of `config.json`: embedding {multipliers.embedding:.6g}, "
-        f"attention {multipliers.attention:.6g}, residual branch {multipliers.residual:.6g}, "
-        f"logits {multipliers.logits:.6g} (1 / `logits_scaling`)."
+        f"Norm gains start at 1.\n\n{_table(head, lines)}\n\n{_multipliers(config.model)}"
+    )
+
+
+def _multipliers(model: ModelConfig) -> str:
+    """The forward multipliers, and where the reader finds them."""
+    multipliers, folded = forward_multipliers(model), factors(model)
+    values = (
+        f"embedding {multipliers.embedding:.6g}, attention {multipliers.attention:.6g}, "
+        f"residual branch {multipliers.residual:.6g}, logits {multipliers.logits:.6g}"
+    )
+    if not folded:
+        return f"Forward multipliers, all fields of `config.json`: {values} (1 / `logits_scaling`)."
+    return (
+        f"Forward multipliers of the training: {values}. They are no fields of `config.json`: the network of the run, "
+        "Granite with QK norm, is no architecture of transformers. Qwen3 computes the same with these factors in it: "
+        + ", ".join(f"`{end}` x {factor:.6g}" for end, factor in folded.items())
+        + ". All others are as trained. To train on under this parametrisation, start from the run's checkpoint."
     )
 
 

@@ -105,8 +105,10 @@ def _merge_shards(checkpoint: Path, partial: Path) -> Path:
         ds_to_universal(arguments)
     merged = partial / "deepspeed" / "zero"
     settings = merged / "optimizer_state.pt"
-    for path in merged.iterdir():
-        if path.is_dir() and not (path / "step.pt").exists():
+    for path in [path for path in merged.iterdir() if path.is_dir()]:
+        if not (path / f"{MOMENTS[0]}.pt").exists():
+            shutil.rmtree(path)  # the converter writes a tied head's weight, once more, beside the embedding's
+        elif not (path / "step.pt").exists():
             # At stage 3 the converter leaves Adam's step among the settings of the first rank's optimizer.
             optimizer = torch.load(settings, weights_only=False, mmap=True, map_location="cpu")["optimizer_state_dict"]
             torch.save(optimizer["state"][0]["step"].clone(), path / "step.pt")

@@ -18,7 +18,8 @@ from configs.schema import ModelConfig, RunConfig
 from train.build import built
 from train.model import build, loss_of
 
-ENGINES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
+PLAIN = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
+ABLATED = [(*engine, "qk_norm", "tied") for engine in ((0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32"))]
 LARGE = ModelConfig(width=2048, depth=20, head_dim=128, base_head_dim=16, seq_len=2048, vocab_size=50304)  # 1.30e9
 
 
@@ -40,13 +41,13 @@ def size_of(held: list[torch.Tensor]) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-@pytest.fixture(scope="module", params=ENGINES, ids=lambda engine: f"zero {engine[0]} {engine[1]}")
+@pytest.fixture(scope="module", params=PLAIN + ABLATED, ids=lambda engine: " ".join(map(str, engine)))
 def trained(request, process_group):
     """(config, plan, bytes of the buckets, all other bytes of an engine) when two micro-batches are accumulated."""
-    stage, precision = request.param
+    stage, precision, *fields = request.param
     config = RunConfig.model_validate(
         {
-            "model": ModelConfig(width=64, depth=2, seq_len=8),
+            "model": {"width": 64, "depth": 2, "seq_len": 8} | dict.fromkeys(fields, True),
             "engine": {"zero_stage": stage, "micro_batch_seqs": 1},
             "precision": precision,
             "batch_tokens": 16,
@@ -116,11 +117,12 @@ class Live(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("fields", [{}, {"qk_norm": True, "tied": True}], ids=["plain", "qk_norm tied"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_pass_takes_the_estimated_memory(precision: str, checkpointing: bool):
+def test_a_pass_takes_the_estimated_memory(precision: str, checkpointing: bool, fields: dict):
     """Eagerly, on a model whose loss is the largest tensor, as it is with a real vocabulary."""
-    model = ModelConfig(width=64, depth=3, seq_len=128, vocab_size=1024)
+    model = ModelConfig.model_validate({"width": 64, "depth": 3, "seq_len": 128, "vocab_size": 1024} | fields)
     engine = {"compile": False, "activation_checkpointing": checkpointing}
     planned = memory(large(model=model, precision=precision, engine=engine), n_params(model), 4, 1)
     network = build(model, 0).bfloat16() if precision == "bf16" else build(model, 0)
@@ -143,12 +145,13 @@ def kept_by_autograd(network: torch.nn.Module, tokens: torch.Tensor) -> int:
     return size_of([t for t in kept if t.untyped_storage().data_ptr() not in own])
 
 
-def test_a_compiled_block_keeps_less():
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_a_compiled_block_keeps_less(qk_norm: bool):
     """The partition of forward and backward that torch.compile uses, without making code of it."""
     tokens = torch.randint(0, 257, (2, 65))
     kept, planned = [], []
     for depth in (1, 2):
-        model = ModelConfig(width=64, depth=depth, seq_len=64)
+        model = ModelConfig(width=64, depth=depth, seq_len=64, qk_norm=qk_norm)
         network = build(model, 0).bfloat16()
         for layer in network.model.layers:
             layer.compile(backend="aot_eager_decomp_partition")

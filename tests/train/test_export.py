@@ -17,7 +17,7 @@ import tokenizers
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from huggingface_hub import ModelCard
-from transformers import AutoModelForCausalLM, AutoTokenizer, GraniteForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GraniteForCausalLM, Qwen3ForCausalLM
 
 from configs.errors import ConfigError
 from configs.identity import run_id
@@ -33,6 +33,7 @@ from train.data.batches import open_split, windows
 from train.data.prepare import ensure_embedded, prepare
 from train.data.tokenizer import load_tokenizer
 from train.export import export
+from train.folding import factors, fold
 from train.loop import train
 from train.model import loss_of, skeleton
 from train.model_card import model_card
@@ -117,11 +118,62 @@ def test_the_exported_model_is_the_trainers(trained, tmp_path, data_dir, precisi
     assert loss == pytest.approx(trainer.status.readouts[-1].loss, rel=1e-6)
 
 
+TIED = ("model.tied=true", "model.embedding_init_std=0.25", "model.embedding_multiplier=3")
+QK_NORM = ("model.qk_norm=true", "model.residual_multiplier=0.6", "model.depth=2", "model.base_depth=1")
+EVERY = (*TIED, *QK_NORM, "model.head_dim=32", "model.base_head_dim=16", "model.output_multiplier=7")
+
+
+@pytest.mark.parametrize(
+    ("fields", "precision", "stage"),
+    [
+        *((TIED, "fp32", stage) for stage in (0, 1, 2, 3)),
+        (TIED, "bf16", 1),  # whose files know of no other name of the tensor
+        (QK_NORM, "fp32", 1),
+        (EVERY, "fp32", 3),
+        (EVERY, "bf16", 1),
+    ],
+)
+def test_tied_and_normalised_models_compute_the_same_in_transformers(
+    trained, tmp_path, data_dir, fields, precision, stage
+):
+    run_dir, tokens = tmp_path / "run", held_out(ensure_embedded(data_dir))
+    how = (f"precision={precision}", f"engine.zero_stage={stage}", "budget_tokens=2048", *fields)
+    trainer = trained(run_dir, *how, *(("ema_half_life_tokens=512",) if stage < 3 else ()))
+    out = export(run_dir, None, None)
+    network = AutoModelForCausalLM.from_pretrained(out)
+    assert type(network) is (GraniteForCausalLM if fields == TIED else Qwen3ForCausalLM)
+    tied = fields != QK_NORM
+    assert ("lm_head.weight" in trainer.master_weights, network.config.tie_word_embeddings) == (not tied, tied)
+    assert (network.lm_head.weight is network.model.embed_tokens.weight) == tied
+    expected = fold(trainer.master_weights, read_config(run_dir).model)
+    weights = network.state_dict()
+    assert weights.keys() == expected.keys()
+    assert [name for name in weights if not torch.equal(weights[name], expected[name])] == []
+
+    # In bf16 a factor that is no power of two rounds other numbers: 8 bits of them. Seen: 4e-7, 7e-3; 1e-7, 1e-3.
+    tolerance = {"fp32": (2e-6, 1e-6), "bf16": (2e-2, 5e-3)}[precision]
+    if precision == "bf16":
+        network = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16)
+    last = trainer.status.readouts[-1]
+    with torch.no_grad():
+        logits, loss = network(input_ids=tokens[:, :-1]).logits.float(), loss_of(network, tokens).item()
+    assert (logits - trainer.logits).abs().max() < tolerance[0] * trainer.logits.abs().max()
+    assert loss == pytest.approx(last.loss, rel=tolerance[1])
+    if last.ema_loss is not None:
+        average = AutoModelForCausalLM.from_pretrained(export(run_dir, None, None, ema=True))
+        assert abs(last.ema_loss / last.loss - 1) > 2 * tolerance[1]
+        assert loss_of(average, tokens).item() == pytest.approx(last.ema_loss, rel=tolerance[1])
+
+
 def test_many_ranks_without_a_process_group(tmp_path, data_dir):
     """Real launches over 3 ranks, which divide no tensor evenly; exported by a process that joins no group."""
     (tmp_path / "run.yaml").write_text(RUN)
     corpus = ensure_embedded(data_dir)
-    layouts = (("seed=0", "engine.zero_stage=2"), ("seed=1", "engine.zero_stage=3"), ("precision=bf16",))
+    layouts = (
+        ("engine.zero_stage=2",),
+        ("engine.zero_stage=3", *EVERY),
+        ("precision=bf16", *TIED),
+    )
     shorter = ("batch_tokens=384", "budget_tokens=2304", "schedule.warmup_tokens=768", "log.every_tokens=768")
     configs = [pinned(load_run(tmp_path / "run.yaml", (*shorter, *layout)), corpus) for layout in layouts]
     study = tmp_path / "study"
@@ -149,7 +201,7 @@ def test_many_ranks_without_a_process_group(tmp_path, data_dir):
     network = AutoModelForCausalLM.from_pretrained(run_dirs[2] / "model")
     (checkpoint,) = (run_dirs[2] / "checkpoints").iterdir()
     rounded = torch.load(checkpoint / "state" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
-    weights = dict(network.named_parameters())
+    weights = network.state_dict()
     assert weights.keys() == rounded.keys()
     assert [name for name in weights if not torch.equal(weights[name].bfloat16(), rounded[name])] == []
 
@@ -197,6 +249,28 @@ def test_the_card_of_a_branch_names_its_trunk():
     card = model_card(config, rows, [], provenance, 8192, ema=False, tokenizer="none", has_tokenizer=False)
     assert "| branched off | run `0123456789ab` at 4,096 tokens; `lr` there 0.25, here 0.5 |" in card
     assert ModelCard(card).data.eval_results is None
+
+
+def test_the_card_tells_what_a_tied_and_normalised_model_became():
+    model = {"width": 128, "depth": 1, "tied": True, "qk_norm": True, "embedding_multiplier": 2}
+    config = RunConfig.model_validate({"model": model, "data": {"fingerprint": "f" * 16}})
+    tied = config.model_copy(update={"model": config.model.model_copy(update={"qk_norm": False})})
+    cards = [
+        model_card(c, table(skeleton(c.model), c), [], {}, 4096, ema=False, tokenizer="none", has_tokenizer=False)
+        for c in (tied, config)
+    ]
+    for card in cards:
+        assert "| embedding, and the head | 32,896 | 1 | 1 | 0 | 0.5 | 0.0078125 |" in card
+        assert "| output |" not in card
+        assert "embedding 2, attention 0.25, residual branch 1, logits 0.5" in card
+    assert "A Granite decoder of 246,272 parameters" in cards[0]
+    assert "all fields of `config.json`" in cards[0]
+    assert "A Qwen3 decoder of 246,304 parameters" in cards[1]
+    assert ModelCard(cards[1]).data.tags == ["bcrit", "qwen3", "mup"]
+    assert "no fields of `config.json`" in cards[1]
+    for end, factor in factors(config.model).items():
+        assert f"`{end}` x {factor:g}" in cards[1]
+    assert "`model.norm.weight` x 0.25" in cards[1]
 
 
 def test_the_average_is_exported_beside_the_weights(trained, tmp_path, data_dir):
