@@ -25,7 +25,7 @@ beyond it, because q and k align in training. A width grown by more heads of one
 
 Tied. The embedding is also the head: it has the embedding's init, rates and decay, and the output's forward multiplier
 on its second use. Its init must serve both, so a tied base is tuned by itself: with embedding_init_std about
-base_width^-1/2 and embedding_multiplier its inverse, activations and logits start at size 1.
+base_width^-1/2, embedding_multiplier its inverse and output_multiplier 1, activations and logits start at size 1.
 
 Weight decay. AdamW multiplies a weight by 1 - lr_group x decay_group at each step; `optimizer.decay_rule` says what
 that product is, and so what is kept when a tuned recipe moves to another width, learning rate or depth:

@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from configs.errors import ConfigError, did_you_mean
-from launch.parser import parser
+from launch.parser import parse
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors of the user are one line on stderr and exit code 2."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         return COMMANDS[arguments.command](arguments, Console(width=None if sys.stdout.isatty() else 140))
     except ConfigError as error:

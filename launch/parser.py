@@ -7,6 +7,17 @@ from configs.errors import ConfigError
 from configs.expressions import axis_values
 
 
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """What is asked; `key=value` may stand anywhere behind the command. Exits as argparse does if it is wrong."""
+    root = parser()
+    arguments, rest = root.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "overrides") or any("=" not in word or word[0] == "-" for word in rest)):
+        root.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; what it parses names its command in `command`, such as `plan` or `data prepare`."""
     root = argparse.ArgumentParser(prog="bcrit", description="How lr and batch size grow with tokens and width.")

@@ -57,7 +57,7 @@ def test_a_transfer_trains_judges_and_goes_on_where_it_was(config: Path, tmp_pat
     mup, sp = json.loads((out / "transfer" / "transfer.json").read_text())["transfers"]
     assert [cell["width"] for cell in mup["cells"]] == [32, 128]
     for transfer in (mup, sp):  # at base width both are the same runs, bit for bit
-        assert transfer["cells"][0]["loss"] == mup["cells"][0]["loss"]
+        assert transfer["cells"][0]["argmin_loss"] == mup["cells"][0]["argmin_loss"]
     assert abs(mup["shift"][1]["value"]) < 0.8
     assert sp["shift"][1]["value"] < mup["shift"][1]["value"] - 0.5
     assert (out / "transfer" / "index.html").exists()

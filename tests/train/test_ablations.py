@@ -29,6 +29,8 @@ TIED = (
     "model.tied=true",
     "model.embedding_init_std=0.25",
     "model.embedding_multiplier=4",
+    "model.output_multiplier=1",
+    "model.residual_multiplier=1",
     "model.embedding_lr_multiplier=0.5",
     "optimizer.decay_rule=group_lr",
 )

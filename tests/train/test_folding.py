@@ -75,6 +75,8 @@ def test_weights_are_not_changed_in_place():
 def test_powers_of_two_leave_every_digit():
     """Widths and depths that double round nothing, so an export in bf16 is the trainer's rounding."""
     model = ModelConfig(width=128, base_width=32, depth=2, base_depth=1, head_dim=64, base_head_dim=16, qk_norm=True)
+    plain = {"embedding_multiplier": 1.0, "residual_multiplier": 1.0, "output_multiplier": 1.0}
+    model = model.model_copy(update=plain)
     assert factors(model) == {
         "embed_tokens.weight": 1.0,
         "self_attn.o_proj.weight": 0.5,
