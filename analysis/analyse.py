@@ -18,14 +18,18 @@ from analysis.laws import fit_lr_laws, points_of
 from analysis.noise import Noise
 from analysis.optimum import find_optima
 from analysis.results import Analysis, Cell
+from analysis.steps import analyse_steps, is_steps_table
 
 
 def analyse(table: pd.DataFrame, *, window: int = 5) -> Analysis:
     """Optima, laws, critical and best batches and their growth, with what is not identified and why.
 
     `table`: a run table (see `bcrit table`), at least width, tokens, batch_tokens, lr, loss. `window`: learning rates
-    per parabola. Raises ConfigError if the table cannot be analysed (`analysis.check`).
+    per parabola. Raises ConfigError if the table cannot be analysed (`analysis.check`). A table of steps to target
+    losses has critical batches and their growth only (`analysis.steps`).
     """
+    if is_steps_table(table):
+        return analyse_steps(table)
     checked = check_table(table)
     optima = find_optima(checked.table, window=window)
     cells, noise, points = optima.cells, optima.noise, points_of(optima)
@@ -33,7 +37,7 @@ def analyse(table: pd.DataFrame, *, window: int = 5) -> Analysis:
     fitted = [fit_lr_laws(points, tokens=tokens) for tokens in [*budgets, *([None] if len(budgets) > 1 else [])]]
     laws = tuple(law for of_budget, _ in fitted for law in of_budget)
     verdicts = tuple(verdict for _, verdict in fitted)
-    critical = critical_batches(points, laws, cells, noise)
+    critical = critical_batches(points, laws, cells, noise, checked.table)
     best = best_batches(cells, noise)
     growth = growth_laws(points, cells, critical, best, noise)
     return Analysis(

@@ -1,36 +1,43 @@
 """B_crit by every definition that a run table allows, in one list: the name of the definition goes with the number.
 
-From eta*(B): the B_c of a form, per budget, and of the surge over all budgets at once. From the loss: the hyperbola of
-steps against tokens at equal loss, and Zhang's batch of 20 % overhead.
+From eta*(B): B_c of a form, per budget, and of the surge over all budgets at once. From the loss at eta*, at the target
+losses of `analysis.crossings`: the laws of `analysis.hyperbola`. From branches: `analysis.branched`. And the gradient
+noise scale, where a column holds it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import pandas as pd
+from scipy import special
 
-from analysis.fitting import Model, minimise, profile_interval, threshold, whitener
-from analysis.forms import FORMS
-from analysis.laws import MIN_BATCHES, REACH, SIGMA_FLOOR, Points, fit_law, starts
-from analysis.noise import Noise, standard_error
-from analysis.results import Cell, CriticalBatch, Estimate, LrLaw, bounded
+from analysis.branched import branched_batches
+from analysis.crossings import crossings_at, targets
+from analysis.fitting import CONFIDENCE
+from analysis.hyperbola import REFERENCE_SEQS, Crossings, fit_hyperbola, inverse_regression, overhead_batch
+from analysis.laws import Points, fit_law
+from analysis.noise import Noise
+from analysis.results import Cell, CriticalBatch, Estimate, LrLaw
 
-Array = NDArray[np.floating]
 DEFINITION_OF_FORM = {
     "surge": "time_transfer_surge",
     "sqrt_saturation": "sqrt_saturation",
     "linear_saturation": "linear_saturation",
 }
+REFERENCES = ("hyperbola", "time_transfer_surge")  # what the other definitions are compared with, the first there is
 
 
 def critical_batches(
-    points: Points, laws: Iterable[LrLaw], cells: Iterable[Cell], noise: Noise
+    points: Points, laws: Iterable[LrLaw], cells: Sequence[Cell], noise: Noise, table: pd.DataFrame
 ) -> tuple[CriticalBatch, ...]:
     """All definitions at all budgets.
 
     `time_transfer_surge`, `sqrt_saturation`, `linear_saturation`: from the fit of one budget. `..._all_budgets`: the
-    surge fitted to all budgets and widths together and read at T, which borrows strength across T. `hyperbola`: at the
-    loss that the best batch reaches at T.
+    surge fitted to all budgets and widths together and read at T, which borrows strength across T. At the loss that the
+    best batch reaches at T: `hyperbola`, `surge_noise`, `overhead20`, `power_lines`. `branched`: at the tokens where
+    branches leave. `noise_scale`: from a column of that name. `table` (checked) is where batches, branches and noise
+    scales are read off, and the context length `seq_len` that gives Zhang's reference batch in tokens.
     """
     per_budget = [
         CriticalBatch(DEFINITION_OF_FORM[law.form], law.tokens, law.parameters["batch_crit"])
@@ -43,100 +50,70 @@ def critical_batches(
         for tokens in (budgets if len(budgets) > 1 else [])
         if (fit := fit_law(points, "surge", reference_tokens=tokens)) is not None
     ]
-    return (*per_budget, *together, *hyperbolas(cells, noise))
+    seq_len = float(table["seq_len"].iloc[0]) if "seq_len" in table and table["seq_len"].nunique() == 1 else None
+    found = [*per_budget, *together, *_from_loss(cells, noise, seq_len)]
+    return with_factors([*found, *branched_batches(table), *_noise_scales(table, cells)])
 
 
-def steps_law(batch: ArrayLike, steps: ArrayLike) -> tuple[float, float]:
-    """(a, b) of steps = a + b / batch, least squares in log(steps); both arrays (n,).
+def at_equal_loss(crossings: Crossings, seq_len: float | None, noise_dof: int = 0) -> dict[str, Estimate]:
+    """`hyperbola`, `surge_noise` and `overhead20` of one target, as far as the crossings allow.
 
-    b / a is McCandlish's Emin / Smin in the units of `batch`. Source: Zhang et al. 2024 (2410.21676), their code.
+    The reference batch of `overhead20` is Zhang's 256 sequences where the context length is known and the batches span
+    it, else the smallest batch that the hyperbola was fitted to.
     """
-    log2_batch, y = np.log2(np.asarray(batch, float)), -np.log2(np.asarray(steps, float))
-    ones = np.ones((y.size, 1))
-    model = Model(FORMS["linear_saturation"], log2_batch, y, np.eye(y.size), ones, ones)
-    speed, batch_crit = 2.0 ** minimise(model, starts(model, _reach(log2_batch))).theta
-    return float(1 / speed), float(batch_crit / speed)
+    found: dict[str, Estimate] = {}
+    fit = fit_hyperbola(crossings, noise_dof)
+    if fit is not None:
+        batches = 2.0 ** crossings.log2_batch[fit.used]
+        zhang = REFERENCE_SEQS * (seq_len or np.nan)
+        reference = zhang if batches.min() <= zhang <= batches.max() else float(batches.min())
+        found |= {"hyperbola": fit.batch_crit, "overhead20": overhead_batch(fit.batch_crit, reference)}
+    line = inverse_regression(crossings)
+    return found | ({"surge_noise": line} if line is not None else {})
 
 
-def overhead_batch(batch: ArrayLike, steps: ArrayLike, reference_batch: float, overhead: float = 0.2) -> float:
-    """The batch that needs `overhead` more tokens than `reference_batch` to the same loss, in the units of `batch`.
+def with_factors(found: Iterable[CriticalBatch]) -> tuple[CriticalBatch, ...]:
+    """Each with its factor to the reference definition at the same T: the hyperbola's B_c, or else the surge's."""
+    found = list(found)
+    known = {(c.definition, c.tokens, c.model): c.batch.value for c in found}
 
-    With steps = a + b / B the tokens are a B + b, hence B = (1 + overhead) B_ref + overhead b / a.
-    Source: Zhang et al. 2024, B_ref = 256 sequences, 20 %.
+    def factor(c: CriticalBatch) -> float | None:
+        values = [value for name in REFERENCES if (value := known.get((name, c.tokens, c.model))) is not None]
+        return c.batch.value / values[0] if values and c.batch.value is not None else None
+
+    return tuple(replace(c, factor=factor(c)) for c in found)
+
+
+def _from_loss(cells: Sequence[Cell], noise: Noise, seq_len: float | None) -> Iterator[CriticalBatch]:
+    for tokens in targets(cells):
+        found = at_equal_loss(crossings_at(cells, tokens, noise), seq_len, noise.dof)
+        inverted = fit_hyperbola(crossings_at(cells, tokens, noise, "power_law"), noise.dof)
+        if inverted is not None:
+            found["power_lines"] = inverted.batch_crit
+        yield from (CriticalBatch(name, tokens, batch) for name, batch in found.items())
+
+
+def _noise_scales(table: pd.DataFrame, cells: Sequence[Cell]) -> Iterator[CriticalBatch]:
+    """At each T the geometric mean of `noise_scale` (tokens) over the runs with the lowest loss of their cell.
+
+    It depends on where training is, not on B, so the cells of one T measure the same thing; their scatter gives the
+    interval.
     """
-    a, b = steps_law(batch, steps)
-    return (1 + overhead) * reference_batch + overhead * b / a
-
-
-def hyperbolas(cells: Iterable[Cell], noise: Noise) -> list[CriticalBatch]:
-    """B_c of S = Smin (1 + B_c / B) at equal loss, one per budget T (every T but the last can be overtaken).
-
-    At each width the target is the lowest tuned loss of any batch at T; every batch's loss, interpolated as a power law
-    of tokens between its budgets, says when it gets there. Smin is the width's own, B_c is common. Batches smaller than
-    the one that needs the fewest tokens are left out: below it the curve is not a hyperbola (2601.05034).
-    Source: McCandlish et al. 2018, eq. 2.7; Bergsma et al. 2025 in tokens.
-    """
-    tuned = [c for c in cells if c.state == "interior" and c.loss.value is not None and c.loss.value > 0]
-    found = []
-    for tokens in sorted({c.tokens for c in tuned})[:-1]:
-        crossings = [
-            row for width in sorted({c.width for c in tuned}) for row in _crossings(tuned, width, tokens, noise)
-        ]
-        rows = np.array(crossings, float).reshape(-1, 4)
-        n_levels = np.unique(rows[:, 0]).size
-        if np.unique(rows[:, 1]).size >= MIN_BATCHES and rows.shape[0] > n_levels + 1:
-            found.append(CriticalBatch("hyperbola", tokens, _hyperbola(*rows.T, noise_dof=noise.dof)))
-    return found
-
-
-def _crossings(tuned: list[Cell], width: int, tokens: int, noise: Noise) -> list[tuple[float, float, float, float]]:
-    """(width, log2 batch, log2 tokens at the target, its error) for every batch that reaches the target of `tokens`."""
-    here = [c for c in tuned if c.width == width]
-    at_tokens = [c.loss.value for c in here if c.tokens == tokens and c.loss.value is not None]
-    if not at_tokens:
-        return []
-    target = np.log2(min(at_tokens))
-    rows = []
-    for batch in sorted({c.batch_tokens for c in here}):
-        path = sorted((c for c in here if c.batch_tokens == batch), key=lambda c: c.tokens)
-        x = np.log2([c.tokens for c in path])
-        y = np.log2([c.loss.value or np.nan for c in path])
-        error = np.array(
-            [(standard_error(c.loss, noise) or 0.0) / ((c.loss.value or np.nan) * np.log(2)) for c in path]
+    if "noise_scale" not in table:
+        return
+    for tokens in sorted({c.tokens for c in cells}):
+        here = {(c.width, c.batch_tokens): c.argmin_lr for c in cells if c.tokens == tokens}
+        rows = table[table["tokens"] == tokens]
+        best = np.isclose(
+            rows["lr"], [here.get(key, np.nan) for key in zip(rows["width"], rows["batch_tokens"], strict=True)]
         )
-        reached = np.flatnonzero(y <= target)
-        if len(path) < 2 or reached.size == 0 or (reached[0] == 0 and y[0] < target):
+        values = np.log2(rows.loc[best & (rows["noise_scale"] > 0), "noise_scale"].to_numpy(float))
+        values = values[np.isfinite(values)]
+        if values.size == 0:
             continue
-        i = max(int(reached[0]), 1)
-        slope = (y[i] - y[i - 1]) / (x[i] - x[i - 1])
-        if slope < 0:
-            crossing = x[i] + (target - y[i]) / slope
-            rows.append(
-                (float(width), float(np.log2(batch)), float(crossing), float(max(error[i - 1 : i + 1]) / -slope))
-            )
-    cheapest = min(rows, key=lambda row: row[2], default=None)
-    return [row for row in rows if cheapest is not None and row[1] >= cheapest[1]]
-
-
-def _hyperbola(width: Array, log2_batch: Array, log2_tokens: Array, error: Array, *, noise_dof: int) -> Estimate:
-    """1/S against B is the linear saturation, with one Smin per width."""
-    model = Model(
-        form=FORMS["linear_saturation"],
-        log2_batch=log2_batch,
-        y=log2_batch - log2_tokens,
-        whiten=whitener(np.maximum(error, SIGMA_FLOOR) ** 2),
-        linear=(width[:, None] == np.unique(width)).astype(float),
-        critical=np.ones((width.size, 1)),
-    )
-    reach = _reach(log2_batch)
-    best = minimise(model, starts(model, reach))
-    rise = threshold(best.chi2, width.size - model.n_parameters, noise_dof)
-    low, high = profile_interval(model, best, model.n_parameters - 1, reach, rise)
-    value, low, high = (None if v is None else float(2.0**v) for v in (best.theta[-1], low, high))
-    return bounded(
-        value, low, high, "tokens", f"S = Smin (1 + B_c/B) at equal loss, {width.size} crossings, 95 % profile"
-    )
-
-
-def _reach(log2_batch: Array) -> tuple[float, float]:
-    return float(log2_batch.min()) - REACH, float(log2_batch.max()) + REACH
+        method = f"geometric mean of the column noise_scale over {values.size} runs at the best learning rates"
+        mean, ends = float(values.mean()), (None, None)
+        if values.size > 1:
+            half = special.stdtrit(values.size - 1, (1 + CONFIDENCE) / 2) * values.std(ddof=1) / np.sqrt(values.size)
+            ends = (float(2.0 ** (mean - half)), float(2.0 ** (mean + half)))
+        yield CriticalBatch("noise_scale", tokens, Estimate(2.0**mean, *ends, "tokens", "ok", method))

@@ -37,7 +37,35 @@ DEFINITIONS = {
     "hyperbola": (
         "B<sub>crit</sub>, hyperbola",
         "E<sub>min</sub>/S<sub>min</sub>: the batch at which twice the fewest steps and twice the fewest tokens are "
-        "needed to reach the same loss (McCandlish et al., arXiv:1812.06162)",
+        "needed to reach the same loss, B<sub>crit</sub> in S = S<sub>min</sub>(1 + B<sub>crit</sub>/B), fitted to "
+        "log S (McCandlish et al., arXiv:1812.06162)",
+    ),
+    "surge_noise": (
+        "B<sub>noise</sub>, 1/S on 1/E",
+        "the same law as the straight line 1/S = 1/S<sub>min</sub> − B<sub>noise</sub>/E, by plain least squares "
+        "(Surge, arXiv:2405.14578, section 4)",
+    ),
+    "overhead20": (
+        "B<sub>crit</sub>, 20 % overhead",
+        "the batch that needs 20 % more tokens to the same loss than linear scaling from a reference batch (256 "
+        "sequences where the batches span them, else the smallest): 1.2 B<sub>ref</sub> + a fifth of the hyperbola's "
+        "B<sub>crit</sub> (Zhang et al., arXiv:2410.21676)",
+    ),
+    "power_lines": (
+        "B<sub>crit</sub>, Power Lines",
+        "the batch that needs twice the fewest tokens, D = D<sub>min</sub>(1 + B/B<sub>crit</sub>): the hyperbola's "
+        "law, with each batch's tokens to target from one power law of loss in tokens (Bergsma et al., "
+        "arXiv:2505.13738)",
+    ),
+    "branched": (
+        "B<sub>crit</sub>, branched",
+        "the largest batch that loses at most 0.01 nats to every smaller one when all branch off one checkpoint for "
+        "the same tokens, at the T of the checkpoint (Merrill et al. 2025); the interval is the bracket of the grid",
+    ),
+    "noise_scale": (
+        "gradient noise scale",
+        "tr Σ/|G|² as the table gives it: the batch at which the gradient's noise equals its mean "
+        "(McCandlish et al., arXiv:1812.06162)",
     ),
 }
 

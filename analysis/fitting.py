@@ -27,6 +27,7 @@ class Model:
     whiten: Array  # (n, n) inverse Cholesky factor of the covariance of y
     linear: Array  # (n, nz) Z
     critical: Array  # (n, nw) W; nw = 0 for a form without a critical batch
+    at_most: NDArray[np.bool_] | None = None  # (n,) where y only bounds the truth from above (errors uncorrelated)
 
     @property
     def n_parameters(self) -> int:
@@ -39,8 +40,12 @@ class Model:
         shape = float(theta[nz + nw]) if self.form.shape_name else 0.0
         y, dx, dshape = self.form.curve(self.log2_batch - self.critical @ theta[nz : nz + nw], shape)
         columns = [self.linear, -dx[:, None] * self.critical, dshape[:, None]]
-        jacobian = np.hstack(columns if self.form.shape_name else columns[:2])
-        return self.whiten @ (self.linear @ theta[:nz] + y - self.y), self.whiten @ jacobian
+        jacobian = self.whiten @ np.hstack(columns if self.form.shape_name else columns[:2])
+        residual = self.whiten @ (self.linear @ theta[:nz] + y - self.y)
+        if self.at_most is not None:  # a curve that keeps to a bound has no residual there
+            kept = self.at_most & (residual < 0)
+            residual, jacobian = np.where(kept, 0.0, residual), np.where(kept[:, None], 0.0, jacobian)
+        return residual, jacobian
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from analysis.noise import Noise
 from analysis.results import BestBatch, Cell, CriticalBatch, Estimate, Growth, bounded
 
 Array = NDArray[np.floating]
+FROM_FORMS = {*DEFINITION_OF_FORM.values(), "time_transfer_surge_all_budgets"}
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,24 @@ def growth_laws(
 ) -> tuple[Growth, ...]:
     """All growth laws that the table allows; none without at least two budgets.
 
-    `batch_crit:*` and `lr_crit` from the fit over all budgets; `batch_crit_per_budget:time_transfer_surge` and
-    `batch_crit:hyperbola` from the values at single budgets; `batch_best` and `lr_best` (eta* at B*), `lr_at_batch:B`,
-    and at fixed B, with a level of its own for every B, `curvature` and `sensitivity:*`.
+    `batch_crit:*` and `lr_crit` from the fit over all budgets; `batch_crit_per_budget:time_transfer_surge` and the
+    `batch_crit:*` of definitions that are no form of eta*(B) from the values at single budgets; `batch_best` and
+    `lr_best` (eta* at B*), `lr_at_batch:B`, and at fixed B, with a level of its own for every B, `curvature` and
+    `sensitivity:*`.
     """
     critical = list(critical)
     best = [b for b in best if b.width is not None]
 
     surge = [_Point(c.tokens, 0, 0, c.batch) for c in critical if c.definition == "time_transfer_surge"]
-    hyperbola = [_Point(c.tokens, 0, 0, c.batch) for c in critical if c.definition == "hyperbola"]
+    others = [c for c in critical if c.definition not in FROM_FORMS]
     interior = [c for c in cells if c.state == "interior"]
     laws = [
         *_from_all_budgets(points),
         _law("batch_crit_per_budget:time_transfer_surge", surge, noise),
-        _law("batch_crit:hyperbola", hyperbola, noise),
+        *(
+            _law(f"batch_crit:{name}", [_Point(c.tokens, 0, 0, c.batch) for c in others if c.definition == name], noise)
+            for name in dict.fromkeys(c.definition for c in others)
+        ),
         _law("batch_best", [_Point(b.tokens, b.width or 0, 0, b.batch) for b in best], noise),
         _law("lr_best", [_Point(b.tokens, b.width or 0, 0, b.lr) for b in best], noise),
         *(_lr_at_batch(batch, points, cells, noise) for batch in sorted({c.batch_tokens for c in cells})),

@@ -90,9 +90,13 @@ class LrLawVerdict:
 class CriticalBatch:
     """B_crit at one T by one definition, in tokens."""
 
-    definition: str  # "time_transfer_surge", "sqrt_saturation", "linear_saturation", "hyperbola" ...
-    tokens: int
+    definition: str  # one of `analysis.definitions.DEFINITIONS`
+    tokens: int  # T; where a target loss defines it, the tokens in which the best batch reaches it
     batch: Estimate
+    factor: float | None = None  # to the hyperbola's value at the same T, else to the surge's
+    model: str = ""  # of a table of steps to target, where each model has its own target
+    target_loss: float | None = None  # nats, there
+    n_params: float | None = None  # of that model
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,15 @@ class BestBatch:
 
 @dataclass(frozen=True)
 class Growth:
-    """Power law quantity ~ tokens^exponent (times width^exponent_width where fitted)."""
+    """Power law quantity ~ tokens^exponent (times width^exponent_width where fitted), or ~ variable^exponent."""
 
     quantity: str  # e.g. "batch_crit:time_transfer_surge", "batch_best", "lr_crit", "lr_at_batch:2048", "curvature"
     exponent: Estimate
     coefficient: Estimate  # log2 of the quantity at reference tokens
     exponent_width: Estimate | None
     n_points: int
-    reference_tokens: float
+    reference_tokens: float  # of `variable`
+    variable: str = "tokens"  # "n_params" where a quantity is set against the number of parameters alone
 
 
 @dataclass(frozen=True)

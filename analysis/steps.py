@@ -1,0 +1,115 @@
+"""Tables of steps to a target loss (model, target, B, steps): critical batches without learning rates or curves.
+
+No noise is known here: the scatter about the law is the error of everything.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+from analysis.critical_batch import at_equal_loss, with_factors
+from analysis.fitting import linear_law
+from analysis.hyperbola import Crossings
+from analysis.results import Analysis, CriticalBatch, Estimate, Growth
+from configs.errors import ConfigError
+
+STEPS_COLUMNS = {
+    "model": "label of the model; each has its own fit",
+    "n_params": "number of parameters, for the growth with model size",
+    "target_loss": "the loss that is reached, nats",
+    "batch_tokens": "B: tokens per optimizer step",
+    "steps": "optimizer steps to the target",
+    "seq_len": "tokens of a sequence: the reference batch of the 20 % definition is 256 sequences",
+    "group": "what else the rows differ in",
+}
+MIN_MODELS = 3  # for a growth law with an error of its own
+
+
+def is_steps_table(table: pd.DataFrame) -> bool:
+    """Whether a table holds steps to target losses instead of runs."""
+    return {"target_loss", "batch_tokens", "steps"} <= set(table)
+
+
+def crossings_of(rows: pd.DataFrame) -> Crossings:
+    """The rows of one model and target; repeated batches stay points of their own."""
+    log2_batch, log2_steps = np.log2(rows["batch_tokens"].to_numpy(float)), np.log2(rows["steps"].to_numpy(float))
+    same = np.zeros(log2_batch.size)
+    return Crossings(same, log2_batch, log2_batch + log2_steps, np.ones(log2_batch.size, bool))
+
+
+def analyse_steps(table: pd.DataFrame) -> Analysis:
+    """Critical batches of every model and target, and their growth with T and with the number of parameters.
+
+    `table`: STEPS_COLUMNS, of which target_loss, batch_tokens and steps are needed. Raises ConfigError if nothing can
+    be fitted.
+    """
+    named = table.assign(model=table["model"].astype(str) if "model" in table else "")
+    critical: list[CriticalBatch] = []
+    warnings = []
+    for (model, target), rows in named.groupby(["model", "target_loss"], sort=False):
+        found = list(_of_target(str(model), float(str(target)), rows))
+        critical += found
+        if not found:
+            warnings.append(
+                f"Model {model or 'of the table'} at loss {target}: {rows['batch_tokens'].nunique()} batches are too "
+                "few; a hyperbola needs three."
+            )
+    if not critical:
+        raise ConfigError("steps table: no target loss has three batches or more: nothing can be fitted")
+    critical = list(with_factors(critical))
+    size = "n_params" in table and table["n_params"].nunique() >= MIN_MODELS
+    growth = [law for variable in ("tokens", *(["n_params"] if size else [])) for law in _growth(critical, variable)]
+    return Analysis(
+        meta={
+            "kind": "steps to target",
+            "rows_analysed": len(table),
+            "targets": len(named.groupby(["model", "target_loss"])),
+        },
+        cells=(),
+        lr_laws=(),
+        lr_verdicts=(),
+        critical_batch=tuple(critical),
+        best_batch=(),
+        growth=tuple(growth),
+        warnings=tuple(warnings),
+    )
+
+
+def _of_target(model: str, target: float, rows: pd.DataFrame) -> Iterator[CriticalBatch]:
+    seq_len = float(rows["seq_len"].iloc[0]) if "seq_len" in rows and rows["seq_len"].nunique() == 1 else None
+    size = float(rows["n_params"].iloc[0]) if "n_params" in rows else None
+    crossings = crossings_of(rows)
+    tokens = round(2.0 ** float(crossings.log2_tokens.min()))
+    for name, batch in at_equal_loss(crossings, seq_len).items():
+        yield CriticalBatch(name, tokens, batch, model=model, target_loss=target, n_params=size)
+
+
+def _growth(critical: Iterable[CriticalBatch], variable: str) -> Iterator[Growth]:
+    """Each definition against T or the number of parameters alone: along a series of models both grow together.
+
+    Plain least squares in log2, as published; the scatter about the law gives the interval.
+    """
+    for name in dict.fromkeys(c.definition for c in critical):
+        points = [
+            (getattr(c, variable), c.batch.value)
+            for c in critical
+            if c.definition == name and c.batch.value is not None
+        ]
+        points = [(x, y) for x, y in points if x]
+        if len({x for x, _ in points}) < MIN_MODELS:
+            continue
+        x, y = np.log2(np.array(points, float)).T
+        design = np.column_stack([np.ones_like(x), x - x.mean()])
+        law = linear_law(design, y, np.eye(x.size) * 1e3)  # errors of 1e-3 octaves: the scatter takes over
+        (level, half_level), (slope, half_slope) = (law.contrast(weights) for weights in np.eye(2))
+        method = f"least squares in log2 against {variable} alone"
+        yield Growth(
+            quantity=f"batch_crit:{name}",
+            exponent=Estimate(slope, slope - half_slope, slope + half_slope, "1", "ok", method),
+            coefficient=Estimate(level, level - half_level, level + half_level, "log2 tokens", "ok", method),
+            exponent_width=None,
+            n_points=x.size,
+            reference_tokens=float(2.0 ** x.mean()),
+            variable=variable,
+        )
