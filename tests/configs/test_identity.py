@@ -50,7 +50,24 @@ def test_the_budget_is_a_readout_said_or_unsaid():
     assert run_id(changed("readout_tokens", [2**17])) != run_id(BASE)
 
 
-OTHERS = (0.5, 1.5, 2, 4, "other", "sp", "cosine", "bf16", "disabled", False, True, "none", "skip", "f" * 12, [2**16])
+OTHERS = (
+    0.5,
+    1.5,
+    2,
+    4,
+    "other",
+    "sp",
+    "cosine",
+    "bf16",
+    "disabled",
+    False,
+    True,
+    "none",
+    "skip",
+    "group_lr",
+    "f" * 12,
+    [2**16],
+)
 
 
 @pytest.mark.parametrize("field", field_docs(RunConfig))

@@ -32,8 +32,8 @@ def large(**changes: object) -> RunConfig:
 def tensors() -> list[torch.Tensor]:
     """Every tensor that is alive, and its gradient; compilers leave some that hold nothing."""
     gc.collect()
-    kinds = [(thing, type(thing)) for thing in gc.get_objects()]
-    found = [t for t, kind in kinds if issubclass(kind, torch.Tensor) and not issubclass(kind, FakeTensor)]
+    alive = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    found = [tensor for tensor in alive if not isinstance(tensor, FakeTensor)]
     return found + [t.grad for t in found if t.is_leaf and t.grad is not None]
 
 

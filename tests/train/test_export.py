@@ -118,9 +118,9 @@ def test_the_exported_model_is_the_trainers(trained, tmp_path, data_dir, precisi
     assert loss == pytest.approx(trainer.status.readouts[-1].loss, rel=1e-6)
 
 
-TIED = ("model.tied=true", "model.embedding_init_std=0.25", "model.embedding_multiplier=3")
+TIED = ("model.tied=true", "model.embedding_init_std=0.25", "model.embedding_multiplier=3", "model.output_multiplier=2")
 QK_NORM = ("model.qk_norm=true", "model.residual_multiplier=0.6", "model.depth=2", "model.base_depth=1")
-EVERY = (*TIED, *QK_NORM, "model.head_dim=32", "model.base_head_dim=16", "model.output_multiplier=7")
+EVERY = (*TIED, *QK_NORM, "model.head_dim=32", "model.base_head_dim=16")
 
 
 @pytest.mark.parametrize(
@@ -208,8 +208,9 @@ def test_many_ranks_without_a_process_group(tmp_path, data_dir):
 
 def test_the_card_tells_the_run(trained, tmp_path, capsys):
     run_dir = tmp_path / "run"
-    changes = ("readout_tokens=[1024]", "optimizer.weight_decay=0.125", "seed=7", "model.residual_multiplier=0.75")
-    status = trained(run_dir, *changes).status
+    changes = ("readout_tokens=[1024]", "optimizer.weight_decay=0.125", "seed=7")
+    model = ("model.residual_multiplier=0.75", "model.output_multiplier=1", "model.output_init_std=0.125")
+    status = trained(run_dir, *changes, *model).status
     config = read_config(run_dir)
     write_provenance(run_dir, str(config.data.fingerprint), 1, None)
     card = ModelCard.load(export(run_dir, None, None) / "README.md")
@@ -252,15 +253,16 @@ def test_the_card_of_a_branch_names_its_trunk():
 
 
 def test_the_card_tells_what_a_tied_and_normalised_model_became():
-    model = {"width": 128, "depth": 1, "tied": True, "qk_norm": True, "embedding_multiplier": 2}
-    config = RunConfig.model_validate({"model": model, "data": {"fingerprint": "f" * 16}})
+    model = {"width": 128, "depth": 1, "tied": True, "qk_norm": True, "embedding_init_std": 0.5}
+    multipliers = {"embedding_multiplier": 2, "residual_multiplier": 1, "output_multiplier": 1}
+    config = RunConfig.model_validate({"model": model | multipliers, "data": {"fingerprint": "f" * 16}})
     tied = config.model_copy(update={"model": config.model.model_copy(update={"qk_norm": False})})
     cards = [
         model_card(c, table(skeleton(c.model), c), [], {}, 4096, ema=False, tokenizer="none", has_tokenizer=False)
         for c in (tied, config)
     ]
     for card in cards:
-        assert "| embedding, and the head | 32,896 | 1 | 1 | 0 | 0.5 | 0.0078125 |" in card
+        assert "| embedding, and the head | 32,896 | 0.5 | 1 | 0 | 0.5 | 0.0078125 |" in card
         assert "| output |" not in card
         assert "embedding 2, attention 0.25, residual branch 1, logits 0.5" in card
     assert "A Granite decoder of 246,272 parameters" in cards[0]

@@ -27,6 +27,8 @@ RUNS = {
     "wider heads": run_config(width=64, head_dim=16, base_head_dim=8),
     "normed": run_config(qk_norm=True),
     "tied": run_config(tied=True),
+    # Gains of blocks and the last one differ in nothing but eps.
+    "alpha 1": run_config(depth_alpha=1.0, embedding_lr_multiplier=1.0),
 }
 by_run = pytest.mark.parametrize("config", RUNS.values(), ids=RUNS)
 by_rule_field = pytest.mark.parametrize("field", ["lr_multiplier", "weight_decay_multiplier", "eps_multiplier"])
