@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from analysis.coordinates import FLAT, CoordinateSlope, passes
+from analysis.coordinates import CoordinateSlope, passes
 from analysis.results import Estimate
 from analysis.transfer import Transfer, TransferStudy
 from configs.expressions import number_text
@@ -25,8 +25,8 @@ def print_slopes(console: Console, parametrization: str, slopes: Sequence[Coordi
         table.add_row(slope.kind, slope.quantity, str(slope.step), exponent, allowed, slope.verdict, style=style)
     console.print(table)
     failed = sum(not slope.passed for slope in slopes)
-    text = f"{failed} of {len(slopes)} slopes are outside" if failed else f"all {len(slopes)} slopes are inside"
-    console.print(f"{parametrization}: {'passed' if passes(slopes) else 'FAILED'}, {text} {FLAT[0]} .. {FLAT[1]}")
+    text = f"{failed} of {len(slopes)} slopes are not" if failed else f"all {len(slopes)} slopes are"
+    console.print(f"{parametrization}: {'passed' if passes(slopes) else 'FAILED'}, {text} where they should be")
 
 
 def print_transfer(console: Console, study: TransferStudy) -> None:
