@@ -30,7 +30,10 @@ def print_mup_table(
     if shapes_file:
         _check_file(network, shapes_file, rows, model)
     if save_shapes:
-        base_shapes(model, save_shapes)
+        try:
+            base_shapes(model, save_shapes)
+        except OSError as error:
+            raise ConfigError(f"--save-base-shapes {save_shapes}: cannot be written ({error.strerror})") from None
     title = f"{model.parametrization}, width {model.width} (base {model.base_width}), as mup infers it too"
     table = Table(title=title)
     for column in ("parameter", "shape", "role", *COLUMNS):
@@ -50,7 +53,7 @@ def print_mup_table(
 def _check_file(network: nn.Module, file: Path, rows: tuple[Row, ...], model: ModelConfig) -> None:
     try:
         check_against_mup(network, file, rows, model)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:  # mup checks nothing
         raise ConfigError(f"--base-shapes {file}: cannot be read as base shapes of mup's: {error}") from None
     except ParametrizationError as error:
         raise ConfigError(f"--base-shapes {file}: {error}; is model.base_width that of the file?") from None
