@@ -49,6 +49,8 @@ def print_transfer(console: Console, study: TransferStudy) -> None:
     for transfer in study.transfers:
         if transfer.steps:
             console.print(verdict(transfer))
+        for warning in transfer.warnings:
+            console.print(f"[yellow]note[/yellow] {transfer.setting}: {warning}")
 
 
 def verdict(transfer: Transfer) -> str:

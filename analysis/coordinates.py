@@ -6,6 +6,7 @@ exponent of width in log2 RMS = exponent x log2 N + constant, at the start and a
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,6 @@ from analysis.results import Estimate
 Array = NDArray[np.floating]
 FLAT = (-0.1, 0.1)
 FADING = (-0.6, 0.1)  # an initial part of size N^-1/2, beneath what training adds at size 1
-VERDICTS = ("flat", "fades, as it should", "grows", "shrinks", "zero")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class CoordinateSlope:
     step: int
     exponent: Estimate  # of width
     allowed: tuple[float, float]  # exponents that pass
-    verdict: str  # of VERDICTS
+    verdict: Literal["flat", "fades, as it should", "grows", "shrinks", "zero"]
 
     @property
     def passed(self) -> bool:
         """Whether the exponent is where it should be."""
-        return self.verdict in ("flat", "fades, as it should", "zero")
+        return self.verdict not in ("grows", "shrinks")
 
 
 def exponent(width: Array, rms: Array) -> Estimate:

@@ -27,10 +27,10 @@ class Step:
 
     @property
     def verdict(self) -> str:
-        """`better` or `worse` if the interval of the worst rate says so, `as good` if it holds zero."""
-        if self.worst.high is not None and self.worst.high < 0:
-            return "better"
-        return "as good" if self.worst.low is not None and self.worst.low <= 0 else "worse"
+        """`better` or `worse` if the interval of the worst rate says so, `as good` if it holds zero, else `unsure`."""
+        if self.worst.low is None or self.worst.high is None:
+            return "unsure"
+        return "better" if self.worst.high < 0 else "worse" if self.worst.low > 0 else "as good"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Transfer:
     spread: Estimate  # largest difference of log2 lr* between two widths, octaves
     lost: tuple[Estimate, ...]  # loss at N with the proxy's lr* - loss at its own, nats
     steps: tuple[Step, ...]
+    warnings: tuple[str, ...]  # what was left out of its table, and why
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def to_json(study: TransferStudy) -> dict[str, Any]:
 def _transfer(setting: str, table: pd.DataFrame) -> Transfer:
     """One setting; of one width it has no steps and no spread. Raises ConfigError."""
     alone = table.drop(columns=[c for c in ("setting",) if c in table])
-    checked = check_table(alone).table
-    cells = find_optima(checked).cells
+    checked = check_table(alone)
+    cells = find_optima(checked.table).cells
     proxy = cells[0]
     return Transfer(
         setting=setting,
@@ -97,7 +98,8 @@ def _transfer(setting: str, table: pd.DataFrame) -> Transfer:
         shift=tuple(_octaves(cell, proxy) for cell in cells),
         spread=_spread(cells),
         lost=tuple(_lost(cell, proxy) for cell in cells),
-        steps=tuple(_step(checked, narrow, wide) for narrow, wide in pairwise(cells)),
+        steps=tuple(_step(checked.table, narrow, wide) for narrow, wide in pairwise(cells)),
+        warnings=checked.warnings,
     )
 
 
@@ -149,7 +151,7 @@ def _step(table: pd.DataFrame, narrow: Cell, wide: Cell) -> Step:
     """Losses at equal rate and seed, up to the rate of the wide one's lowest loss; the interval is for the worst one.
 
     The noise of a difference is the scatter of all paired differences about their means by rate, Student's with
-    Bonferroni over the rates, since the worst of several is looked at. One seed gives no interval.
+    Bonferroni over the rates, since the worst of several is looked at. One seed gives no interval, and so no verdict.
     """
     rates = table[(table["lr"] <= wide.argmin_lr) & table["width"].isin((narrow.width, wide.width))]
     losses = rates.pivot_table(index=["lr", "seed"], columns="width", values="loss", aggfunc="mean")
@@ -159,7 +161,7 @@ def _step(table: pd.DataFrame, narrow: Cell, wide: Cell) -> Step:
     dof = int(len(pairs) - len(mean))
     worst = float(mean.max())
     if dof < 1:
-        return Step(narrow.width, wide.width, len(mean), Estimate(worst, worst, worst, "nats", "ok", "one seed"))
+        return Step(narrow.width, wide.width, len(mean), Estimate(worst, None, None, "nats", "ok", "one seed"))
     scatter = float(np.sqrt(((pairs - by_rate.transform("mean")) ** 2).sum() / dof))
     quantile = float(special.stdtrit(dof, 1 - 0.025 / len(mean)))
     half = quantile * scatter / float(np.sqrt(count.to_numpy()[mean.to_numpy().argmax()]))

@@ -12,7 +12,7 @@ the initialisation knows (base_depth, or depth where that is empty), `mup` is, r
 | norm of a block, or bias | gain 1, bias 0 | 1 | m^(a-1) | 0 | m^-a / r |
 | final_norm | gain 1 | 1 | 1 | 0 | 1/r |
 
-`sp`, the standard parametrisation, has r = m = 1 everywhere but in the init of matrices: hidden and residual_out as
+`sp`, the standard parametrisation, has r = m = 1 in all of these but the init of matrices: hidden and residual_out as
 above with L the depth, output as output_init_std r^-1/2. At base width and depth both are the same, bit for bit.
 
 Sources: Yang et al., Tensor Programs V (arXiv 2203.03466), table 8, in the form of the code of Time Transfer

@@ -42,10 +42,10 @@ def print_mup_table(
         shape = " x ".join(map(str, row.shape))
         table.add_row(row.name, shape, row.role, *(f"{number:.6g}" for number in astuple(row.rule)))
     console.print(table)
-    console.print(
-        f"attention logits x {forward_multipliers(model).attention:.6g}; norm gains start at 1; "
-        f"decay rule {config.optimizer.decay_rule}" + ("; the head is the embedding" if model.tied else "")
-    )
+    forward = forward_multipliers(model)
+    tied = f"; the head is the embedding, its logits x {forward.logits:.6g}" if model.tied else ""
+    rule = config.optimizer.decay_rule
+    console.print(f"attention logits x {forward.attention:.6g}; norm gains start at 1; decay rule {rule}{tied}")
     if save_shapes:
         console.print(f"wrote {save_shapes}, for mup.set_base_shapes")
 

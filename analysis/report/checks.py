@@ -67,7 +67,9 @@ def write_transfer(table: pd.DataFrame, study: transfer.TransferStudy, heading: 
         "lost with η* of the first N",
         "loss* − first setting's",
     )
-    body = bullets(escape(verdict(t)) for t in study.transfers if t.steps) + html_table(head, rows, "Optima")
+    said = [verdict(t) for t in study.transfers if t.steps]
+    said += [f"{t.setting}: {warning}" for t in study.transfers for warning in t.warnings]
+    body = bullets(map(escape, said)) + html_table(head, rows, "Optima")
     lead = "Does a learning rate tuned at the narrowest width serve the wider ones?"
     content = transfer.to_json(study)
     figures = (transfer_figure(table, study),)

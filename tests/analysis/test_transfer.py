@@ -107,3 +107,17 @@ def test_a_loss_behind_one_that_is_not_reached_is_a_bound():
     study = of({("a", 64): -7.0, ("a", 256): -7.0, ("b", 64): -7.0, ("b", 256): -13.0})
     behind = study.behind[1][1]  # b's optimum is below the sweep: its loss is at most what was seen
     assert (behind.status, behind.value, behind.low) == ("upper_bound", None, None)
+
+
+def test_one_seed_has_no_interval_and_no_verdict():
+    table = planted({("mup", 64): -7.0, ("mup", 256): -7.0})
+    (step,) = transfer_study(table[table["seed"] == 0]).transfers[0].steps
+    assert step.worst.value == pytest.approx(-0.2)
+    assert (step.worst.low, step.worst.high, step.verdict) == (None, None, "unsure")
+
+
+def test_runs_that_have_not_ended_are_counted():
+    table = planted({("mup", 64): -7.0, ("mup", 256): -7.0}).assign(status="finished")
+    table.loc[table["lr"] == 2.0**-4, "status"] = "running"
+    (transfer,) = transfer_study(table).transfers
+    assert any("6 rows are of runs that have not ended" in warning for warning in transfer.warnings)
