@@ -63,7 +63,11 @@ def analyse_steps(table: pd.DataFrame) -> Analysis:
     return Analysis(
         meta={
             "kind": "steps to target",
+            "study": sorted(map(str, table["study"].unique())) if "study" in table else [],
             "rows_analysed": len(table),
+            "seq_len": int(table["seq_len"].iloc[0])
+            if "seq_len" in table and table["seq_len"].nunique() == 1
+            else None,
             "targets": len(named.groupby(["model", "target_loss"])),
         },
         cells=(),

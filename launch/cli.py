@@ -4,15 +4,20 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from configs.errors import ConfigError, did_you_mean
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; errors of the user are one line on stderr and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:2] == ["table", "import"]:  # `table DIR` has no subcommands; a directory of this name is ./import
+        argv = ["import", *argv[2:]]
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments, Console(width=None if sys.stdout.isatty() else 140))
@@ -51,12 +56,31 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--all", action="store_true", help="print every run of a long table")
 
     for name, function, text in (
-        ("table", _table, "Collect a study's runs into its run table (Parquet and CSV)."),
-        ("analyse", _analyse, "Fit the laws to a study's runs and write laws.json."),
-        ("report", _report, "Write a study's report: one HTML page that opens offline."),
+        (
+            "table",
+            _table,
+            "Collect a study's runs into its run table; `bcrit table import FILE` reads anybody's table.",
+        ),
+        ("analyse", _analyse, "Fit the laws to the runs of a study, or to an imported table, and write laws.json."),
+        ("report", _report, "Write a report: one HTML page that opens offline."),
     ):
         command = add(name, function, text)
-        command.add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
+        command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
+        if name != "table":
+            command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
+
+    command = add("import", _import, "Read a CSV, Parquet or JSON Lines table of runs, or of steps to a target loss.")
+    command.add_argument("file", type=Path, metavar="FILE", help="the table")
+    command.add_argument("--preset", type=Path, metavar="YAML", help="a mapping in a file (see configs/presets)")
+    command.add_argument(
+        "--map", action="append", default=[], metavar="NAME=EXPR", help="a column from an expression of FILE's columns"
+    )
+    command.add_argument("--where", metavar="CONDITION", help="rows to use, e.g. \"schedule == 'wsd'\"")
+    command.add_argument(
+        "--group", action="append", default=[], metavar="EXPR", help="what else differs; each value is analysed apart"
+    )
+    command.add_argument("--diverged-above", type=float, metavar="NATS", help="loss from which a run diverged")
+    command.add_argument("--out", type=Path, help="directory (default: runs/<name of FILE>)")
 
     command = add("universal", _universal, "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
@@ -164,6 +188,8 @@ def _write_table(study_dir: Path):  # noqa: ANN202
 
 
 def _table(arguments: argparse.Namespace, console: Console) -> int:
+    if (arguments.study / "import.json").exists():
+        raise ConfigError(f"{arguments.study}: it holds an imported table; run `bcrit analyse {arguments.study}`")
     table, paths = _write_table(arguments.study)
     counts = table.drop_duplicates("run_id")["status"].value_counts()
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), f"-> {len(table)} rows")
@@ -172,28 +198,72 @@ def _table(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _analyse(arguments: argparse.Namespace, console: Console) -> int:
+def _import(arguments: argparse.Namespace, console: Console) -> int:
+    from analysis.importing import counted, import_table, read_raw
+    from analysis.stored import write_import
+    from configs.mapping import read_mapping
 
-    from analysis.analyse import analyse, to_json
+    asked = (arguments.map, arguments.where, arguments.group, arguments.diverged_above)
+    mapping = read_mapping(arguments.preset, *asked)
+    out = arguments.out or Path("runs") / arguments.file.stem
+    imported = import_table(read_raw(arguments.file), mapping)
+    directories = write_import(imported, arguments.file, mapping, out)
+    console.print(f"{len(imported.table)} rows used; {len(imported.left_out)} left out", highlight=False)
+    if len(imported.left_out):
+        said = f"left out: {counted(imported.left_out['reason'])}; listed in {out / 'left_out.csv'}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    _print_notes(console, imported.notes)
+    console.print(f"wrote {len(directories)} table{'s' * (len(directories) > 1)}; now `bcrit analyse {out}`")
+    return 0
+
+
+def _analyse(arguments: argparse.Namespace, console: Console) -> int:
+    from analysis.analyse import to_json
+    from analysis.printed import lines
     from configs.rundir import write_json
 
-    table, _ = _write_table(arguments.study)
-    analysis = analyse(table)
-    write_json(arguments.study / "laws.json", to_json(analysis))
-    console.print(f"wrote {arguments.study / 'laws.json'}")
-    for warning in analysis.warnings:
-        console.print(f"[yellow]note[/yellow] {warning}")
+    for directory, _, analysis in _analyses(arguments, console):
+        write_json(directory / "laws.json", to_json(analysis))
+        if directory != arguments.study:
+            console.rule(escape(directory.name), align="left")
+        for line in lines(analysis):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"wrote {directory / 'laws.json'}")
+        _print_notes(console, analysis.warnings)
     return 0
 
 
 def _report(arguments: argparse.Namespace, console: Console) -> int:
-    from analysis.analyse import analyse
     from analysis.report import write_report
 
-    table, _ = _write_table(arguments.study)
-    path = write_report(table, analyse(table), arguments.study / "report")
-    console.print(f"wrote {path}")
+    for directory, table, analysis in _analyses(arguments, console):
+        console.print(f"wrote {write_report(table, analysis, directory / 'report')}")
     return 0
+
+
+def _analyses(arguments: argparse.Namespace, console: Console):  # noqa: ANN202
+    """Directory, table and analysis of every table; of several, one that cannot be analysed is a note, not the end."""
+    from analysis.analyse import analyse
+    from analysis.stored import load_table, table_dirs
+
+    directories = table_dirs(arguments.study)
+    refused = []
+    for directory in directories:
+        try:
+            table = load_table(directory)
+            found = directory, table, analyse(table, window=arguments.window)
+        except ConfigError as error:
+            refused.append(f"{directory.name}: {error}")
+            continue
+        yield found
+    if len(refused) == len(directories):
+        raise ConfigError("; ".join(refused) if len(refused) > 1 else refused[0].partition(": ")[2])
+    _print_notes(console, refused)
+
+
+def _print_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(f"[yellow]note[/yellow] {escape(note)}")
 
 
 def _universal(arguments: argparse.Namespace, console: Console) -> int:
@@ -272,6 +342,13 @@ def _reference(arguments: argparse.Namespace, console: Console) -> int:
 
     print(reference())
     return 0
+
+
+def _window(text: str) -> int:
+    value = int(text)
+    if value < 3:
+        raise argparse.ArgumentTypeError("a parabola needs at least 3")
+    return value
 
 
 def _positive(text: str) -> int:
