@@ -81,8 +81,8 @@ def import_table(raw: pd.DataFrame, mapping: Mapping) -> Imported:
     if mapping.kind == "runs":
         _judge_runs(table, rows)
     if mapping.group:
-        parts = [name + "=" + column(raw, name).astype(str) for name in mapping.group]
-        table["group"] = parts[0].str.cat(parts[1:], sep=", ") if len(parts) > 1 else parts[0]
+        labels = pd.DataFrame({name: name + "=" + column(raw, name).astype(str) for name in mapping.group})
+        table["group"] = labels.agg(", ".join, axis="columns")
     if not rows.kept.any():
         raise ConfigError(f"no row can be used: {counted(rows.reason)}")
     key = _key(table, mapping)
@@ -125,7 +125,7 @@ def _mapped(raw: pd.DataFrame, mapping: Mapping, rows: _Rows) -> pd.DataFrame:
             rows.drop(written.isin(["", "none"]) & ~nan, f"{name} is empty")
             rows.drop(number.isna() & ~nan, f"{name} is not a number")
         if name in POSITIVE[kind]:
-            rows.drop(~np.isfinite(number), f"{name} is not finite")
+            rows.drop(number.isna() | np.isinf(number), f"{name} is not finite")
             rows.drop(number <= 0, f"{name} is not above 0")
     table = pd.DataFrame(found, index=raw.index)
     if kind == "runs" and "width" not in table:
@@ -154,7 +154,8 @@ def _drop_duplicates(kept: pd.DataFrame, raw: pd.DataFrame, key: list[str], valu
         contradicts = values[(values != values.iloc[0]) & ~(values.isna() & pd.isna(values.iloc[0]))]
         if len(contradicts):
             other = contradicts.index[0]
-            differ = [name for name in raw if raw.at[first, name] != raw.at[other, name]]
+            one, two = (raw.loc[row].astype(str) for row in (first, other))
+            differ = [str(name) for name in raw if one[name] != two[name]]
             raise ConfigError(
                 f"rows {first + 1} and {other + 1} have the same {', '.join(key)} but {value} {values.iloc[0]:g} and "
                 f"{contradicts.iloc[0]:g}; they differ in {', '.join(differ) or 'nothing else'}: --group one of "
@@ -209,6 +210,6 @@ def _notes(table: pd.DataFrame, raw: pd.DataFrame, mapping: Mapping) -> Iterator
         few = int((finite < MIN_LRS).sum())
         yield f"{few} of {finite.size} cells (N, T, B) have fewer than {MIN_LRS} learning rates with a loss."
     text = " ".join(map(str, (*mapping.columns.values(), *mapping.group, mapping.where or "")))
-    unused = [name for name in raw if name not in text and raw[name].astype(str).nunique() > 1]
+    unused = [str(name) for name in raw if str(name) not in text and raw[name].astype(str).nunique() > 1]
     if unused:
         yield f"Columns that differ between rows and are not used: {', '.join(unused)}."
