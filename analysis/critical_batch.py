@@ -89,7 +89,8 @@ def _from_loss(cells: Sequence[Cell], noise: Noise, seq_len: float | None) -> It
         found = at_equal_loss(crossings_at(cells, tokens, noise), seq_len, noise.dof)
         inverted = fit_hyperbola(crossings_at(cells, tokens, noise, "power_law"), noise.dof)
         if inverted is not None:
-            found["power_lines"] = inverted.batch_crit
+            method = inverted.batch_crit.method.replace("S = Smin", "D = Dmin")
+            found["power_lines"] = replace(inverted.batch_crit, method=method)
         yield from (CriticalBatch(name, tokens, batch) for name, batch in found.items())
 
 

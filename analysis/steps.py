@@ -31,6 +31,13 @@ def is_steps_table(table: pd.DataFrame) -> bool:
     return {"target_loss", "batch_tokens", "steps"} <= set(table)
 
 
+def by_target(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of every model and target loss with a label of the two, in the order of the table."""
+    named = table.assign(model=table["model"].astype(str) if "model" in table else "")
+    for (model, target), rows in named.groupby(["model", "target_loss"], sort=False):
+        yield (f"{model}, loss {target:g}" if model else f"loss {target:g}"), rows
+
+
 def crossings_of(rows: pd.DataFrame) -> Crossings:
     """The rows of one model and target; repeated batches stay points of their own."""
     log2_batch, log2_steps = np.log2(rows["batch_tokens"].to_numpy(float)), np.log2(rows["steps"].to_numpy(float))
@@ -44,17 +51,15 @@ def analyse_steps(table: pd.DataFrame) -> Analysis:
     `table`: STEPS_COLUMNS, of which target_loss, batch_tokens and steps are needed. Raises ConfigError if nothing can
     be fitted.
     """
-    named = table.assign(model=table["model"].astype(str) if "model" in table else "")
     critical: list[CriticalBatch] = []
     warnings = []
-    for (model, target), rows in named.groupby(["model", "target_loss"], sort=False):
-        found = list(_of_target(str(model), float(str(target)), rows))
+    targets = dict(by_target(table))
+    for label, rows in targets.items():
+        found = list(_of_target(rows))
         critical += found
         if not found:
-            warnings.append(
-                f"Model {model or 'of the table'} at loss {target}: {rows['batch_tokens'].nunique()} batches are too "
-                "few; a hyperbola needs three."
-            )
+            batches = rows["batch_tokens"].nunique()
+            warnings.append(f"{label}: {batches} batches are too few; a hyperbola needs three and a point to spare.")
     if not critical:
         raise ConfigError("steps table: no target loss has three batches or more: nothing can be fitted")
     critical = list(with_factors(critical))
@@ -63,8 +68,12 @@ def analyse_steps(table: pd.DataFrame) -> Analysis:
     return Analysis(
         meta={
             "kind": "steps to target",
+            "study": sorted(map(str, table["study"].unique())) if "study" in table else [],
             "rows_analysed": len(table),
-            "targets": len(named.groupby(["model", "target_loss"])),
+            "seq_len": int(table["seq_len"].iloc[0])
+            if "seq_len" in table and table["seq_len"].nunique() == 1
+            else None,
+            "targets": list(targets),
         },
         cells=(),
         lr_laws=(),
@@ -76,7 +85,8 @@ def analyse_steps(table: pd.DataFrame) -> Analysis:
     )
 
 
-def _of_target(model: str, target: float, rows: pd.DataFrame) -> Iterator[CriticalBatch]:
+def _of_target(rows: pd.DataFrame) -> Iterator[CriticalBatch]:
+    model, target = str(rows["model"].iloc[0]), float(rows["target_loss"].iloc[0])
     seq_len = float(rows["seq_len"].iloc[0]) if "seq_len" in rows and rows["seq_len"].nunique() == 1 else None
     size = float(rows["n_params"].iloc[0]) if "n_params" in rows else None
     crossings = crossings_of(rows)

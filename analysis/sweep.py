@@ -109,13 +109,15 @@ def fit_sweep(sweep: Sweep, window: int) -> FittedSweep:
     start = int(np.clip(best - size // 2, low, high - size))
     stop = start + size
     fit = _parabola(sweep, start, stop)
+    if fit.dof < 0:  # seeds that share too few learning rates: each has a level of its own
+        return FittedSweep(sweep, "too_few")
     if fit.a <= 0:
         return FittedSweep(sweep, "not_convex")
     if not grid[start] <= fit.vertex <= grid[stop - 1]:
         return FittedSweep(sweep, "edge_low" if fit.vertex < grid[start] else "edge_high")
     windows = [(start - 1, stop), (start + 1, stop), (start, stop - 1), (start, stop + 1)]
     legal = [(i, j) for i, j in windows if low <= i <= best < j <= high and j - i >= MIN_POINTS]
-    variants = [(p, i, j) for i, j in legal if (p := _parabola(sweep, i, j)).a > 0]
+    variants = [(p, i, j) for i, j in legal if (p := _parabola(sweep, i, j)).a > 0 and p.dof >= 0]
     return FittedSweep(sweep, "interior", fit, tuple(p for p, i, j in variants if grid[i] <= p.vertex <= grid[j - 1]))
 
 

@@ -1,6 +1,7 @@
-"""What `bcrit` can be asked: commands, their arguments and help. What they do is in `launch.cli`."""
+"""What `bcrit` can be asked: commands, their arguments and help. What they do is in `launch.commands`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from configs.errors import ConfigError
@@ -9,6 +10,9 @@ from configs.expressions import axis_values
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """What is asked; `key=value` may stand anywhere behind the command. Exits as argparse does if it is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:2] == ["table", "import"]:  # `table DIR` has no subcommands; a directory of this name is ./import
+        argv = ["import", *argv[2:]]
     root = parser()
     arguments, rest = root.parse_known_args(argv)
     if rest and (not hasattr(arguments, "overrides") or any("=" not in word or word[0] == "-" for word in rest)):
@@ -44,12 +48,27 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--all", action="store_true", help="print every run of a long table")
 
     for name, text in (
-        ("table", "Collect a study's runs into its run table (Parquet and CSV)."),
-        ("analyse", "Fit the laws to a study's runs and write laws.json."),
-        ("report", "Write a study's report: one HTML page that opens offline."),
+        ("table", "Collect a study's runs into its run table; `bcrit table import FILE` reads anybody's table."),
+        ("analyse", "Fit the laws to the runs of a study, or to an imported table, and write laws.json."),
+        ("report", "Write a report: one HTML page that opens offline."),
     ):
         command = add(name, text)
-        command.add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
+        command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
+        if name != "table":
+            command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
+
+    command = add("import", "Read a CSV, Parquet or JSON Lines table of runs, or of steps to a target loss.")
+    command.add_argument("file", type=Path, metavar="FILE", help="the table")
+    command.add_argument("--preset", type=Path, metavar="YAML", help="a mapping in a file (see configs/presets)")
+    command.add_argument(
+        "--map", action="append", default=[], metavar="NAME=EXPR", help="a column from an expression of FILE's columns"
+    )
+    command.add_argument("--where", metavar="CONDITION", help="rows to use, e.g. \"schedule == 'wsd'\"")
+    command.add_argument(
+        "--group", action="append", default=[], metavar="EXPR", help="what else differs; each value is analysed apart"
+    )
+    command.add_argument("--diverged-above", type=float, metavar="NATS", help="loss from which a run diverged")
+    command.add_argument("--out", type=Path, help="directory (default: runs/<name of FILE>)")
 
     command = add("universal", "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
@@ -136,4 +155,11 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _window(text: str) -> int:
+    value = int(text)
+    if value < 3:
+        raise argparse.ArgumentTypeError("a parabola needs at least 3")
     return value

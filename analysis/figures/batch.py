@@ -13,14 +13,15 @@ from analysis.figures.panels import log2_axis, panels
 from analysis.notation import grid_count, nats
 from analysis.results import Analysis, Growth
 
-COLOURS = (BLUE, PURPLE, ORANGE, GREEN, PINK)
+COLOURS = (BLUE, PURPLE, ORANGE, GREEN, PINK, INK)
 _BAND_POINTS = 60
+_FROM_LR = ("time_transfer_surge", "time_transfer_surge_all_budgets", "sqrt_saturation", "linear_saturation")
 
 
 def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     """B_crit(T) by each definition and B*(T) per width, with the fitted growth: figure 3."""
     found = [
-        {"kind": "batch_crit", "series": crit.definition, "width": None, "tokens": crit.tokens}
+        {"kind": "batch_crit", "series": crit.definition, "width": None, "tokens": crit.tokens, "factor": crit.factor}
         | spread("batch", crit.batch)
         for crit in analysis.critical_batch
     ] + [
@@ -28,11 +29,12 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         | spread("batch", best.batch)
         for best in analysis.best_batch
     ]
-    data = numeric(found, ["kind", "series", "width", "tokens", *estimate_columns("batch")])
+    data = numeric(found, ["kind", "series", "width", "tokens", *estimate_columns("batch"), "factor"])
     figure_id, title = "critical-batch", f"Critical and best batch against token budget ({schedule_of(table)})"
     caption = (
-        "Left: B<sub>crit</sub>(T), each series by its own definition (named in the legend, defined in the "
-        "summary; they are different quantities). Right: B*(T), the batch of lowest loss when η is tuned for each B. "
+        "B<sub>crit</sub>(T), each series by its own definition (named in the legend, defined in the summary; they are "
+        "different quantities), those from the learning rate apart from those from the loss; and B*(T), the batch of "
+        "lowest loss when η is tuned for each B. "
         "Bars are 95 % intervals, open triangles are bounds: the grid does not reach the truth, it lies where they "
         "point. Lines with bands: the fitted growth T<sup>α</sup> with its 95 % band, drawn only where the exponent "
         f"is identified. {SHIFTED}"
@@ -41,32 +43,44 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         reason = "Not drawn: neither B<sub>crit</sub> nor B* is identified or bounded at any T."
         return Figure(figure_id, title, caption, data, None, reason)
     drawn = {"batch_best"} | {f"batch_crit:{crit.definition}" for crit in analysis.critical_batch}
-    fits = [fit for law in analysis.growth if law.quantity in drawn and (fit := _fit(law, data["tokens"])) is not None]
+    laws = [law for law in analysis.growth if law.quantity in drawn and law.variable == "tokens"]
+    fits = [fit for law in laws if (fit := _fit(law, data["tokens"])) is not None]
+    definitions = definitions_of(analysis)
+    shown = {
+        "B<sub>crit</sub>(T), from η*(B)": [name for name in definitions if name in _FROM_LR],
+        "B<sub>crit</sub>(T), from the loss": [name for name in definitions if name not in _FROM_LR],
+        "B*(T), lowest loss at tuned η": ["batch_best"] if analysis.best_batch else [],
+    }
+    shown = {title: series for title, series in shown.items() if series}
+    place = {name: panel for panel, series in enumerate(shown.values()) for name in series}
     span = np.clip(extent(data, "batch"), table["batch_tokens"].min() / 16, table["batch_tokens"].max() * 16)
     plot = panels(
-        ["B<sub>crit</sub>(T), by definition", "B*(T), lowest loss at tuned η"],
-        2,
+        list(shown),
+        3,
         x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
         y=log2_axis(span, BATCH_TITLE, finest=1, pad=(0.6, 0.6)),
         height=360,
     )
-    definitions = definitions_of(analysis)
-    colour = dict(zip(definitions, COLOURS * len(definitions), strict=False)) | {"batch_best": INK}
+    colour = {
+        name: tone for series in shown.values() for name, tone in zip(series, COLOURS * len(series), strict=False)
+    } | {"batch_best": INK}
     for fit in fits:
         series = fit["series"].iloc[0]
-        panel = 1 if series == "batch_best" else 0
-        marks.band(plot, panel, fit["tokens"], fit["batch_low"], fit["batch_high"], group=series, colour=colour[series])
-        marks.curve(plot, panel, fit["tokens"], fit["batch"], name=series, group=series, colour=colour[series])
+        panel, line = place[series], {"group": series, "colour": colour[series]}
+        marks.band(plot, panel, fit["tokens"], fit["batch_low"], fit["batch_high"], **line)
+        marks.curve(plot, panel, fit["tokens"], fit["batch"], name=series, **line)
     symbol = symbols(definitions)
-    for definition, shift in zip(definitions, marks.shifts(len(definitions)), strict=True):
-        part, name = data[data["series"] == definition], definition_name(definition)
-        _series(plot, 0, part, name, definition, colour[definition], symbol[definition], shift)
+    for together in shown.values():
+        for definition, shift in zip(together, marks.shifts(len(together)), strict=True):
+            if definition != "batch_best":
+                part, name = data[data["series"] == definition], definition_name(definition)
+                _series(plot, place[definition], part, name, definition, colour[definition], symbol[definition], shift)
     best = data[data["kind"] == "batch_best"]
     keys = sorted(best["width"].fillna(0).unique())  # 0: all widths together
     ink, symbol = sequential("width", keys), symbols(keys)
     for width, shift in zip(keys, marks.shifts(len(keys)), strict=True):
         part, name = best[best["width"].fillna(0) == width], f"B*, N = {width:g}" if width else "B*, all widths"
-        _series(plot, 1, part, name, name, ink[width], symbol[width], shift)
+        _series(plot, place["batch_best"], part, name, name, ink[width], symbol[width], shift)
     return Figure(figure_id, title, caption, pd.concat([data, *fits], ignore_index=True), plot)
 
 

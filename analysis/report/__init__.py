@@ -10,6 +10,7 @@ from analysis.analyse import to_json
 from analysis.check import check_table
 from analysis.report.page import render
 from analysis.results import Analysis
+from analysis.steps import is_steps_table
 from configs.rundir import write_atomic
 
 
@@ -19,14 +20,15 @@ def write_report(table: pd.DataFrame, analysis: Analysis, out_dir: Path) -> Path
     `table` is the run table that was analysed, with all its rows: what the analysis left out is not drawn but counted.
     Raises ConfigError if the table cannot be analysed.
     """
-    analysed = check_table(table).table
+    steps = is_steps_table(table)
+    analysed = table if steps else check_table(table).table
     drawn = figures.draw(analysed, analysis)
     (out_dir / "data").mkdir(parents=True, exist_ok=True)
     for figure in drawn:
         write_atomic(out_dir / "data" / f"{figure.id}.csv", figure.data.to_csv(index=False))
     write_atomic(out_dir / "laws.json", json.dumps(to_json(analysis), indent=1, allow_nan=False))
     page = out_dir / "index.html"
-    write_atomic(page, render(table if "status" in table else analysed, analysis, drawn))
+    write_atomic(page, render(table if steps or "status" in table else analysed, analysis, drawn))
     return page
 
 

@@ -16,9 +16,11 @@ from analysis.figures import Figure
 from analysis.figures.colours import DARK
 from analysis.report.html import frame_table, script_json
 from analysis.report.provenance import provenance
+from analysis.report.steps import steps_provenance, steps_tables
 from analysis.report.summary import summary
 from analysis.report.tables import tables
 from analysis.results import Analysis
+from analysis.steps import is_steps_table
 
 _TALL = 900  # px: such a figure may break over printed pages
 
@@ -26,17 +28,18 @@ _TALL = 900  # px: such a figure may break over printed pages
 def render(table: pd.DataFrame, analysis: Analysis, figures: Sequence[Figure]) -> str:
     """The whole page as HTML. `table` is the full run table, with the rows that are not analysed."""
     study = ", ".join(sorted(map(str, table["study"].dropna().unique()))) if "study" in table else "unnamed study"
+    origin, numbers = (steps_provenance, steps_tables) if is_steps_table(table) else (provenance, tables)
     drawn = "\n".join(figure_html(number, figure) for number, figure in enumerate(figures, start=1))
     body = (
         summary(analysis),
-        provenance(table, analysis),
+        origin(table, analysis),
         '<section id="figures"><h2>Figures</h2><p>Click a name in a legend to hide or show it; drag in a plot to zoom, '
         "double-click to return. Learning-rate and token axes are logarithmic with ticks at powers of "
         "two.</p></section>",
         drawn,
-        tables(table, analysis),
+        numbers(table, analysis),
     )
-    links = {
+    anchors = {
         "summary": "Summary",
         "provenance": "Provenance",
         "figures": "Figures",
@@ -47,7 +50,7 @@ def render(table: pd.DataFrame, analysis: Analysis, figures: Sequence[Figure]) -
         "bcrit report",
         study,
         "How should learning rate and batch size grow with token budget and width, and how sure are we?",
-        links,
+        {anchor: label for anchor, label in anchors.items() if f'id="{anchor}"' in "".join(body)},
         "\n".join(body),
         '<a href="laws.json">laws.json</a> (every estimate with its interval and status)',
     )

@@ -5,9 +5,11 @@ A bound is always said to be a bound; nothing is rounded into a value that the a
 
 from collections import defaultdict
 from html import escape
+from math import exp, log
+from statistics import fmean
 
 from analysis.definitions import DEFINITIONS, definition_name, definitions_of, form_name, quantity_name
-from analysis.notation import compact, estimate_text, grid_count, hundredths
+from analysis.notation import compact, estimate_text, grid_count, hundredths, plain
 from analysis.report.advice import advice
 from analysis.report.html import bullets, html_table, prose
 from analysis.results import Analysis, Growth, LrLawVerdict
@@ -18,6 +20,19 @@ HEADLINES = ("batch_crit:time_transfer_surge", "lr_crit", "batch_best", "lr_best
 
 def summary(analysis: Analysis) -> str:
     """The section on top of the page, as HTML."""
+    if not analysis.cells:  # steps to targets: no learning rate was tuned
+        return "\n".join(
+            (
+                '<section id="summary"><h2>In plain words</h2>',
+                "<p>B is in tokens per step, T is the tokens in which the cheapest batch reaches the target loss. "
+                "Brackets are 95 % intervals from the scatter about the laws; ≥ and ≤ are bounds.</p>",
+                _critical_batch(analysis),
+                "<h3>How they grow</h3>",
+                _growth(analysis.growth),
+                _warnings(analysis.warnings),
+                "</section>",
+            )
+        )
     return "\n".join(
         (
             '<section id="summary"><h2>In plain words</h2>',
@@ -41,12 +56,17 @@ def _critical_batch(analysis: Analysis) -> str:
     definitions = definitions_of(analysis)
     if not definitions:
         return "<h3>Critical batch B<sub>crit</sub>(T)</h3><p>Not identified at any T.</p>"
-    found = {(crit.tokens, crit.definition): crit.batch for crit in analysis.critical_batch}
+    found = {(crit.tokens, crit.model, crit.definition): crit.batch for crit in analysis.critical_batch}
     rows = [
-        [f"{grid_count(tokens)} ({compact(tokens)})"]
-        + [estimate_text(found[tokens, name], grid_count) if (tokens, name) in found else "" for name in definitions]
-        for tokens in sorted({crit.tokens for crit in analysis.critical_batch})
+        [f"{grid_count(tokens)} ({escape(model) or compact(tokens)})"]
+        + [
+            estimate_text(found[tokens, model, name], grid_count) if (tokens, model, name) in found else ""
+            for name in definitions
+        ]
+        for tokens, model in sorted({(crit.tokens, crit.model) for crit in analysis.critical_batch})
     ]
+    factors = [[c.factor for c in analysis.critical_batch if c.definition == name and c.factor] for name in definitions]
+    means = [f"× {plain(exp(fmean(map(log, of))))}" if of else "" for of in factors]
     meanings = bullets(
         f"<strong>{definition_name(name)}</strong>: {DEFINITIONS[name][1]}."
         for name in definitions
@@ -54,9 +74,13 @@ def _critical_batch(analysis: Analysis) -> str:
     )
     return (
         "<h3>Critical batch B<sub>crit</sub>(T), in tokens</h3>"
-        "<p>Several different quantities carry this name, so each column names its definition; they need not agree.</p>"
+        "<p>Several different quantities carry this name, so each column names its definition; they need not agree. "
+        "The last row is their geometric mean factor to the hyperbola's at the same T (to the surge form's where there "
+        "is no hyperbola).</p>"
         + html_table(
-            ["T", *(definition_name(name) for name in definitions)], rows, "Critical batch by budget and definition"
+            ["T", *(definition_name(name) for name in definitions)],
+            [*rows, ["factor", *means]],
+            "Critical batch by budget and definition",
         )
         + meanings
     )
@@ -65,6 +89,7 @@ def _critical_batch(analysis: Analysis) -> str:
 def _growth(laws: tuple[Growth, ...]) -> str:
     """The laws that matter most; the others are in the tables."""
     shown = [law for law in laws if law.quantity in HEADLINES]
+    shown = shown or [law for law in laws if law.quantity.startswith("batch_crit:")]
     if not shown:
         return "<p>Not identified: growth needs tuned learning rates at two budgets or more.</p>"
     return bullets(map(_growth_sentence, shown)) + '<p>All growth laws are among the <a href="#tables">tables</a>.</p>'
@@ -73,10 +98,11 @@ def _growth(laws: tuple[Growth, ...]) -> str:
 def _growth_sentence(growth: Growth) -> str:
     """The growth exponent with its interval, or what can be said instead."""
     name, points = quantity_name(growth.quantity), f"from {growth.n_points} points"
+    variable = "T" if growth.variable == "tokens" else "(parameters)"
     alpha = f'<span class="num">{estimate_text(growth.exponent, hundredths)}</span>'
     match growth.exponent.status:
         case "ok":
-            text = f"{name} ∝ T<sup>α</sup> with α = {alpha} ({points})"
+            text = f"{name} ∝ {variable}<sup>α</sup> with α = {alpha} ({points})"
         case "lower_bound" | "upper_bound":
             text = f"{name} ∝ T<sup>α</sup> with α {alpha}, a bound ({points})"
         case _:

@@ -66,7 +66,7 @@ def tables(table: pd.DataFrame, analysis: Analysis) -> str:
             "<h3>Forms of η*(B), by AICc</h3>",
             _laws(analysis.lr_laws) if analysis.lr_laws else "<p>No form was fitted.</p>",
             "<h3>Growth laws</h3>",
-            _growth(analysis) if analysis.growth else "<p>No growth law was fitted.</p>",
+            growth_table(analysis) if analysis.growth else "<p>No growth law was fitted.</p>",
             "<h3>Best batch</h3>",
             _best(analysis) if analysis.best_batch else "<p>No best batch was found.</p>",
             f"<details><summary>All {len(analysis.cells)} cells (N, T, B)</summary>{cells}</details>",
@@ -134,10 +134,11 @@ def _parameters(law: LrLaw) -> str:
     return "; ".join(f'{name.replace("_", " ")} <span class="num">{text}</span>' for name, text in texts.items())
 
 
-def _growth(analysis: Analysis) -> str:
+def growth_table(analysis: Analysis) -> str:
+    """The growth laws, as HTML."""
     rows = [
         [
-            quantity_name(growth.quantity),
+            quantity_name(growth.quantity) + ("" if growth.variable == "tokens" else ", against parameters"),
             estimate_text(growth.exponent, hundredths),
             estimate_text(growth.exponent_width, hundredths) if growth.exponent_width else "",
             estimate_text(growth.coefficient, hundredths),
@@ -148,10 +149,10 @@ def _growth(analysis: Analysis) -> str:
     ]
     head = [
         "quantity",
-        "exponent of T",
+        "exponent (of T unless said)",
         "exponent of N",
-        "log<sub>2</sub> of the quantity at the reference T",
-        "reference T",
+        "log<sub>2</sub> of the quantity at the reference",
+        "reference",
         "points",
     ]
     return html_table(head, rows, "Growth laws")

@@ -128,3 +128,30 @@ def test_names_from_outside_are_escaped(small_report: Report, tmp_path) -> None:
     page = write_report(table, small_report.analysis, tmp_path).read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_a_table_of_steps_has_a_page_of_its_own(tmp_path) -> None:
+    batch = 512 * 64 * 2 ** np.arange(9)
+    parts = [
+        pd.DataFrame({"batch_tokens": batch, "steps": smallest * (1 + crit / batch)}).assign(
+            model=f"m{i}", target_loss=3.0 - 0.1 * i, n_params=1e8 * 4**i
+        )
+        for i, (smallest, crit) in enumerate([(1000.0, 1e6), (1500.0, 2e6), (2000.0, 4e6)])
+    ]
+    page = make_report(pd.concat(parts), tmp_path / "report")
+    assert re.findall(r'<figure id="([\w-]+)" data-drawn', page.html) == ["tokens-against-batch", "critical-batch"]
+    for anchor in re.findall(r'href="#([\w-]+)"', page.html):
+        assert f'id="{anchor}"' in page.html
+    crits = page.csv("critical-batch").query("series == 'hyperbola' and kind == 'batch_crit'")
+    np.testing.assert_allclose(crits["batch"], [1e6, 2e6, 4e6], rtol=1e-5)
+    measured = page.csv("tokens-against-batch").query("kind == 'measured'")
+    assert len(measured) == 27
+    assert "(parameters)<sup>α</sup> with α = " in page.html
+
+
+def test_definitions_have_their_factor_to_the_hyperbola(report: Report) -> None:
+    drawn = report.csv("critical-batch").query("kind == 'batch_crit'")
+    hyperbola = drawn[drawn["series"] == "hyperbola"].set_index("tokens")["batch"]
+    for _, row in drawn[drawn["tokens"].isin(hyperbola.dropna().index) & drawn["batch"].notna()].iterrows():
+        assert row["factor"] == pytest.approx(row["batch"] / hyperbola[row["tokens"]])
+    assert ">factor<" in report.html
