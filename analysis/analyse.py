@@ -18,6 +18,7 @@ from analysis.laws import fit_lr_laws, points_of
 from analysis.noise import Noise
 from analysis.optimum import find_optima
 from analysis.results import Analysis, Cell
+from analysis.scaling_rules import scaling_rules
 
 
 def analyse(table: pd.DataFrame, *, window: int = 5) -> Analysis:
@@ -44,6 +45,7 @@ def analyse(table: pd.DataFrame, *, window: int = 5) -> Analysis:
         critical_batch=critical,
         best_batch=best,
         growth=growth,
+        scaling_rules=scaling_rules(points, best),
         warnings=(*checked.warnings, *explain(cells, noise, laws, verdicts, critical, best)),
     )
 
@@ -65,6 +67,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             "best_batch": [asdict(best) for best in analysis.best_batch],
             "growth": [asdict(law) for law in analysis.growth],
             "sensitivity": sensitivity,
+            "scaling_rules": [asdict(rule) for rule in analysis.scaling_rules],
             "warnings": list(analysis.warnings),
         }
     )

@@ -8,6 +8,8 @@ from typing import Literal
 
 Status = Literal["ok", "lower_bound", "upper_bound", "not_identified"]
 CellState = Literal["interior", "edge_low", "edge_high", "too_few", "not_convex"]
+Side = Literal["below", "above"]
+RuleVerdict = Literal["sqrt", "linear", "neither", "cannot tell"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,20 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class ScalingRule:
+    """Slope of log eta* on log B on one side of B*, at one T or over all (`tokens` None), and the rule it agrees with.
+
+    `sqrt` and `linear`: the interval of the slope holds 1/2 or 1, and not also the other or 0.
+    """
+
+    side: Side
+    tokens: int | None
+    slope: Estimate
+    verdict: RuleVerdict
+    n_points: int
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Everything `bcrit analyse` knows about one run table; serialised as laws.json."""
 
@@ -131,3 +147,4 @@ class Analysis:
     best_batch: tuple[BestBatch, ...]
     growth: tuple[Growth, ...]
     warnings: tuple[str, ...]  # plain sentences for the report: what is not identified and why
+    scaling_rules: tuple[ScalingRule, ...] = ()

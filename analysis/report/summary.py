@@ -10,7 +10,7 @@ from analysis.definitions import DEFINITIONS, definition_name, definitions_of, f
 from analysis.notation import compact, estimate_text, grid_count, hundredths
 from analysis.report.advice import advice
 from analysis.report.html import bullets, html_table, prose
-from analysis.results import Analysis, Growth, LrLawVerdict
+from analysis.results import Analysis, Growth, LrLawVerdict, ScalingRule
 
 _FIRST = 6  # warnings that are shown before one asks for more
 HEADLINES = ("batch_crit:time_transfer_surge", "lr_crit", "batch_best", "lr_best")
@@ -30,6 +30,7 @@ def summary(analysis: Analysis) -> str:
             _growth(analysis.growth),
             "<h3>Which form η*(B) has</h3>",
             bullets(_verdicts(analysis.lr_verdicts)) if analysis.lr_verdicts else "<p>No form was fitted.</p>",
+            _rules(analysis.scaling_rules),
             _warnings(analysis.warnings),
             "</section>",
         )
@@ -99,6 +100,27 @@ def _verdict(verdict: LrLawVerdict) -> str:
     if verdict.verdict == "ambiguous":
         return f"<strong>ambiguous</strong> between {', '.join(map(form_name, verdict.candidates))}"
     return f"<strong>{escape(form_name(verdict.verdict))}</strong>"
+
+
+_RULES = {
+    "sqrt": "consistent with the square-root rule (1/2)",
+    "linear": "consistent with the linear rule (1)",
+    "neither": "neither the square-root rule (1/2) nor the linear rule (1)",
+    "cannot tell": "the grid cannot tell which rule holds",
+}
+
+
+def _rules(rules: tuple[ScalingRule, ...]) -> str:
+    """The square-root and the linear rule on either side of B*: over all T where there are several, else at the one."""
+    several = any(rule.tokens is None for rule in rules)
+    shown = [rule for rule in rules if rule.tokens is None or not several]
+    items = [
+        f"For B {rule.side} B*, η* ∝ B<sup>s</sup> with s = "
+        f'<span class="num">{estimate_text(rule.slope, hundredths)}</span> (from {rule.n_points} points): '
+        f"<strong>{_RULES[rule.verdict]}</strong>."
+        for rule in shown
+    ]
+    return "<h3>Does η* follow √B or B?</h3>" + bullets(items) if items else ""
 
 
 def _warnings(warnings: tuple[str, ...]) -> str:
