@@ -6,73 +6,84 @@ squares on the points that have a value; a bound or an edge has no point and is 
 B, budgets count as independent; runs read out at several budgets make the true errors of exponents smaller, not larger.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from analysis.critical_batch import DEFINITION_OF_FORM
-from analysis.fitting import linear_law, whitener
-from analysis.laws import SIGMA_FLOOR, Points, fit_law
+from analysis.laws import Points, fit_law
 from analysis.noise import Noise
+from analysis.power_law import LawPoint, PowerLaw, fit_power_law
 from analysis.results import BestBatch, Cell, CriticalBatch, Estimate, Growth, bounded
 
-Array = NDArray[np.floating]
-
-
-@dataclass(frozen=True)
-class _Point:
-    """One estimate to be put on a growth law. `batch` is 0 where it has none."""
-
-    tokens: int
-    width: int
-    batch: int
-    value: Estimate
+MEASURES = ("wortsman", "window1", "window2")
 
 
 def growth_laws(
     points: Points,
     cells: Sequence[Cell],
-    critical: Iterable[CriticalBatch],
-    best: Iterable[BestBatch],
+    critical: Sequence[CriticalBatch],
+    best: Sequence[BestBatch],
     noise: Noise,
 ) -> tuple[Growth, ...]:
     """All growth laws that the table allows; none without at least two budgets.
 
-    `batch_crit:*` and `lr_crit` from the fit over all budgets; `batch_crit_per_budget:time_transfer_surge` and
-    `batch_crit:hyperbola` from the values at single budgets; `batch_best` and `lr_best` (eta* at B*), `lr_at_batch:B`,
-    and at fixed B, with a level of its own for every B, `curvature` and `sensitivity:*`.
+    `batch_crit:*` of the forms of eta*(B) and `lr_crit` from the fit over all budgets; `batch_crit_per_budget:*` of the
+    same forms and `batch_crit:*` of other definitions from the values at single budgets; `batch_best` and `lr_best`
+    (eta* at B*), `lr_at_batch:B`, and at fixed B, with a level of its own for every B, `curvature` and `sensitivity:*`.
     """
-    critical = list(critical)
-    best = [b for b in best if b.width is not None]
+    laws = power_laws(points, cells, critical, best, noise)
+    return (*_from_all_budgets(points), *(_growth(quantity, law) for quantity, law in laws.items()))
 
-    surge = [_Point(c.tokens, 0, 0, c.batch) for c in critical if c.definition == "time_transfer_surge"]
-    hyperbola = [_Point(c.tokens, 0, 0, c.batch) for c in critical if c.definition == "hyperbola"]
+
+def power_laws(
+    points: Points,
+    cells: Sequence[Cell],
+    critical: Sequence[CriticalBatch],
+    best: Sequence[BestBatch],
+    noise: Noise,
+) -> dict[str, PowerLaw]:
+    """By quantity, the laws that are lines through estimates (`analysis.power_law`)."""
+    per_budget = {
+        _name(definition): [LawPoint(c.tokens, 0, 0, c.batch) for c in critical if c.definition == definition]
+        for definition in dict.fromkeys(c.definition for c in critical)
+        if definition != "time_transfer_surge_all_budgets"
+    }
+    own = [b for b in best if b.width is not None]
     interior = [c for c in cells if c.state == "interior"]
-    laws = [
-        *_from_all_budgets(points),
-        _law("batch_crit_per_budget:time_transfer_surge", surge, noise),
-        _law("batch_crit:hyperbola", hyperbola, noise),
-        _law("batch_best", [_Point(b.tokens, b.width or 0, 0, b.batch) for b in best], noise),
-        _law("lr_best", [_Point(b.tokens, b.width or 0, 0, b.lr) for b in best], noise),
-        *(_lr_at_batch(batch, points, cells, noise) for batch in sorted({c.batch_tokens for c in cells})),
-        _law("curvature", [_Point(c.tokens, c.width, c.batch_tokens, c.curvature) for c in interior], noise),
-        *(
-            _law(
-                f"sensitivity:{name}",
-                [_Point(c.tokens, c.width, c.batch_tokens, c.sensitivity[name]) for c in interior],
-                noise,
-            )
-            for name in ("wortsman", "window1", "window2")
-        ),
-    ]
-    return tuple(law for law in laws if law is not None)
+    named = {
+        **per_budget,
+        "batch_best": [LawPoint(b.tokens, b.width or 0, 0, b.batch) for b in own],
+        "lr_best": [LawPoint(b.tokens, b.width or 0, 0, b.lr) for b in own],
+        "curvature": [LawPoint(c.tokens, c.width, c.batch_tokens, c.curvature) for c in interior],
+        **{
+            f"sensitivity:{name}": [LawPoint(c.tokens, c.width, c.batch_tokens, c.sensitivity[name]) for c in interior]
+            for name in MEASURES
+        },
+    }
+    fits = {quantity: fit_power_law(law_points, noise) for quantity, law_points in named.items()}
+    for batch in sorted({c.batch_tokens for c in cells}):
+        here = [LawPoint(c.tokens, c.width, batch, c.lr) for c in cells if c.batch_tokens == batch]
+        covariance = points.select(points.batch == np.log2(batch)).covariance
+        fits[f"lr_at_batch:{batch}"] = fit_power_law(here, noise, covariance)
+    return {quantity: fit for quantity, fit in fits.items() if fit is not None}
 
 
-def _lr_at_batch(batch: int, points: Points, cells: Sequence[Cell], noise: Noise) -> Growth | None:
-    here = [_Point(c.tokens, c.width, batch, c.lr) for c in cells if c.batch_tokens == batch]
-    return _law(f"lr_at_batch:{batch}", here, noise, points.select(points.batch == np.log2(batch)).covariance)
+def _name(definition: str) -> str:
+    kind = "batch_crit_per_budget" if definition in DEFINITION_OF_FORM.values() else "batch_crit"
+    return f"{kind}:{definition}"
+
+
+def _growth(quantity: str, law: PowerLaw) -> Growth:
+    return Growth(
+        quantity=quantity,
+        exponent=law.exponent,
+        coefficient=law.coefficient,
+        exponent_width=law.exponent_width,
+        n_points=law.n_points,
+        reference_tokens=float(2.0**law.log2_t0),
+        reference_width=float(2.0**law.log2_n0) if law.several_widths else None,
+    )
 
 
 def _from_all_budgets(points: Points) -> list[Growth]:
@@ -94,6 +105,7 @@ def _from_all_budgets(points: Points) -> list[Growth]:
                 else None,
                 n_points=points.lr.size,
                 reference_tokens=float(2.0 ** fit.reference["log2_reference_tokens"]),
+                reference_width=float(2.0 ** fit.reference["log2_reference_width"]),
             )
             for quantity, level, stem in quantities
         ]
@@ -103,55 +115,3 @@ def _from_all_budgets(points: Points) -> list[Growth]:
 def _log2(e: Estimate) -> Estimate:
     low, high = (None if end is None else float(np.log2(end)) for end in (e.low, e.high))
     return bounded(None if e.value is None else float(np.log2(e.value)), low, high, f"log2 {e.unit}", e.method)
-
-
-def _law(quantity: str, points: list[_Point], noise: Noise, covariance: Array | None = None) -> Growth | None:
-    """Generalised least squares in log2; None unless the points with a value span two budgets."""
-    rows = [(p, *_log2_point(p.value, noise)) for p in points if (p.value.value or 0) > 0 and (p.value.low or 1) > 0]
-    tokens = np.array([np.log2(p.tokens) for p, _, _ in rows])
-    if not rows or np.ptp(tokens) == 0:
-        return None
-    width = np.array([p.width for p, _, _ in rows])
-    batch = np.array([p.batch for p, _, _ in rows])
-    y, sigma = np.array([v for _, v, _ in rows]), np.array([s for _, _, s in rows])
-    t0 = float(np.mean(np.unique(tokens)))
-    levels = (batch[:, None] == np.unique(batch)).astype(float)
-    columns = [levels, tokens[:, None] - t0]
-    several_widths = np.unique(width).size > 1
-    if several_widths:
-        log2_width = np.log2(width)
-        columns.append(log2_width[:, None] - np.mean(np.unique(log2_width)))
-    design = np.hstack(columns)
-    if y.size < design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
-        return None
-
-    if noise.dof == 0:  # errors unknown: only the scatter about the law can measure them
-        if y.size == design.shape[1]:
-            return None
-        sigma, covariance = np.full(y.size, SIGMA_FLOOR), None
-    law = linear_law(design, y, whitener(sigma**2 if covariance is None else covariance), noise.dof)
-    left_out = len(points) - len(rows)
-    method = "weighted least squares in log2" + (", a level per batch" if levels.shape[1] > 1 else "")
-    method += f"; {left_out} of {len(points)} points without a value left out" if left_out else ""
-    identity = np.eye(design.shape[1])
-    level = np.where(np.arange(design.shape[1]) < levels.shape[1], 1.0 / levels.shape[1], 0.0)
-    return Growth(
-        quantity=quantity,
-        exponent=_estimate(law.contrast(identity[levels.shape[1]]), "1", method),
-        coefficient=_estimate(law.contrast(level), f"log2 {points[0].value.unit}", method),
-        exponent_width=_estimate(law.contrast(identity[-1]), "1", method) if several_widths else None,
-        n_points=y.size,
-        reference_tokens=float(2.0**t0),
-    )
-
-
-def _log2_point(e: Estimate, noise: Noise) -> tuple[float, float]:
-    """log2 of an estimate and its standard error in octaves; the smallest error where it has no interval."""
-    if e.value is None or e.low is None or e.high is None:
-        return float(np.log2(e.value or np.nan)), SIGMA_FLOOR
-    return float(np.log2(e.value)), max(float(np.log2(e.high / e.low)) / 2 / noise.quantile, SIGMA_FLOOR)
-
-
-def _estimate(value_and_half: tuple[float, float], unit: str, method: str) -> Estimate:
-    value, half = value_and_half
-    return Estimate(value, value - half, value + half, unit, "ok", method)

@@ -119,6 +119,7 @@ class Growth:
     exponent_width: Estimate | None
     n_points: int
     reference_tokens: float
+    reference_width: float | None = None  # None where widths are pooled or there is one
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
         command = add(name, function, text)
         command.add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
 
+    command = add("predict", _predict, "Read the fitted laws at budgets and sizes that were not trained.")
+    command.add_argument("study", type=Path, metavar="STUDY", help="a study's directory, e.g. runs/quickstart")
+    command.add_argument("--tokens", required=True, nargs="+", metavar="T", help="budgets in tokens, e.g. 2^20 5e9")
+    command.add_argument("--width", metavar="N", help="width of the model (default: the table's, if it has one)")
+    command.add_argument("--n-params", metavar="P", help="or its parameters, with embeddings")
+    command.add_argument("--batch", metavar="B", help="also lr* at this batch, in tokens")
+    command.add_argument("--force", action="store_true", help="also beyond the reach of the laws")
+
     command = add("universal", _universal, "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
 
@@ -196,6 +204,21 @@ def _report(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _predict(arguments: argparse.Namespace, console: Console) -> int:
+    from analysis.predict import predict
+    from analysis.prediction_table import print_predictions
+
+    tokens = [_amount("--tokens", text) for text in arguments.tokens]
+    width, n_params, batch = (
+        _amount(f"--{name.replace('_', '-')}", text) if (text := getattr(arguments, name)) else None
+        for name in ("width", "n_params", "batch")
+    )
+    table, _ = _write_table(arguments.study)
+    predictions = predict(table, tokens=tokens, width=width, n_params=n_params, batch=batch, force=arguments.force)
+    print_predictions(console, predictions)
+    return 0
+
+
 def _universal(arguments: argparse.Namespace, console: Console) -> int:
     from configs.claims import claim, release
     from train.checkpoints import newest_intact
@@ -272,6 +295,19 @@ def _reference(arguments: argparse.Namespace, console: Console) -> int:
 
     print(reference())
     return 0
+
+
+def _amount(option: str, text: str) -> float:
+    """A number above 0, written like those of a study: 2^20, 1e9."""
+    from configs.expressions import evaluate
+
+    try:
+        value = evaluate(text)
+    except ConfigError:
+        value = None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ConfigError(f"{option} {text}: must be a number above 0, written like 2^20 or 1e9")
+    return float(value)
 
 
 def _positive(text: str) -> int:
