@@ -111,7 +111,13 @@ class BestBatch:
 
 @dataclass(frozen=True)
 class Growth:
-    """Power law quantity ~ tokens^exponent (times width^exponent_width where fitted)."""
+    """Power law quantity ~ tokens^exponent (times width^exponent_width where fitted), and what checks it.
+
+    `exponent_within`: of T with a level of its own for every N instead of a power of N. `bend`: coefficient of
+    log2(T/T0)^2; 0 for a power law. `bootstrap`: the exponent's interval by resampling cells. `choices`: lowest and
+    highest exponent over the documented windows and, where forms are not told apart, over those: a second error bar,
+    of choices instead of noise. None: does not apply to this quantity, or the points do not allow it.
+    """
 
     quantity: str  # e.g. "batch_crit:time_transfer_surge", "batch_best", "lr_crit", "lr_at_batch:2048", "curvature"
     exponent: Estimate
@@ -120,6 +126,39 @@ class Growth:
     n_points: int
     reference_tokens: float
     reference_width: float | None = None  # None where widths are pooled or there is one
+    exponent_within: Estimate | None = None
+    bend: Estimate | None = None
+    bootstrap: Estimate | None = None
+    choices: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Does N matter once T (and B where the quantity has one) is fixed?
+
+    `p_value`: of a difference between widths as large by chance, were there none. `exponent_width`: its size, as N^e.
+    """
+
+    quantity: str  # "lr" (eta* of a cell), "batch_best", "batch_crit:time_transfer_surge", "curvature"
+    p_value: float
+    exponent_width: Estimate
+    n_points: int
+    n_widths: int
+
+
+@dataclass(frozen=True)
+class SensitivityLaw:
+    """A measure of sensitivity as a power of T, B and (with several widths) N at once, over all interior cells."""
+
+    measure: str  # "wortsman", "window1", "window2", "curvature"
+    exponent_tokens: Estimate
+    exponent_width: Estimate | None
+    exponent_batch: Estimate | None
+    coefficient: Estimate  # log2 of the measure at the references
+    n_points: int
+    reference_tokens: float
+    reference_width: float | None
+    reference_batch: float | None
 
 
 @dataclass(frozen=True)
@@ -149,3 +188,5 @@ class Analysis:
     growth: tuple[Growth, ...]
     warnings: tuple[str, ...]  # plain sentences for the report: what is not identified and why
     scaling_rules: tuple[ScalingRule, ...] = ()
+    collapse: tuple[Collapse, ...] = ()
+    sensitivity_laws: tuple[SensitivityLaw, ...] = ()

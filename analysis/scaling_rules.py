@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from analysis.fitting import linear_law, whitener
-from analysis.laws import SIGMA_FLOOR, Points
+from analysis.laws import Points
+from analysis.power_law import fit_design, log_points_of
 from analysis.results import BestBatch, Estimate, RuleVerdict, ScalingRule, Side
 
 HYPOTHESES: dict[RuleVerdict, float] = {"sqrt": 0.5, "linear": 1.0}
@@ -68,14 +68,10 @@ def _slope(points: Points) -> Estimate:
     _, group = np.unique(np.column_stack([points.width, points.tokens]), axis=0, return_inverse=True)
     levels = (group.reshape(-1, 1) == np.unique(group)).astype(float)
     design = np.column_stack([levels, points.batch])
-    spare = points.lr.size - design.shape[1]
-    if spare < 0 or np.linalg.matrix_rank(design) < design.shape[1]:
+    if points.lr.size < design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
         return Estimate(None, None, None, "1", "not_identified", "fewer than two tuned batches on this side of B*")
-    covariance = points.covariance
-    if points.noise_dof == 0:  # errors unknown: only the scatter about the line can measure them
-        if spare == 0:
-            return Estimate(None, None, None, "1", "not_identified", "the noise of lr* is not known and cannot be seen")
-        covariance = np.full(points.lr.size, SIGMA_FLOOR**2)
-    law = linear_law(design, points.lr, whitener(covariance), points.noise_dof)
+    law = fit_design(log_points_of(points), design)
+    if law is None:
+        return Estimate(None, None, None, "1", "not_identified", "the noise of lr* is not known and cannot be seen")
     value, half = law.contrast(np.eye(design.shape[1])[-1])
     return Estimate(value, value - half, value + half, "1", "ok", method)

@@ -7,11 +7,12 @@ from collections import defaultdict
 from html import escape
 
 from analysis.definitions import DEFINITIONS, definition_name, definitions_of, form_name, quantity_name
-from analysis.notation import compact, estimate_text, grid_count, hundredths
+from analysis.notation import compact, estimate_text, grid_count, hundredths, plain
 from analysis.report.advice import advice
 from analysis.report.html import bullets, html_table, prose
-from analysis.results import Analysis, Growth, LrLawVerdict, ScalingRule
+from analysis.results import Analysis, Collapse, Growth, LrLawVerdict, ScalingRule
 
+SIGNIFICANT = 0.05
 _FIRST = 6  # warnings that are shown before one asks for more
 HEADLINES = ("batch_crit:time_transfer_surge", "lr_crit", "batch_best", "lr_best")
 
@@ -28,6 +29,7 @@ def summary(analysis: Analysis) -> str:
             _critical_batch(analysis),
             "<h3>How they grow with T</h3>",
             _growth(analysis.growth),
+            _collapse(analysis.collapse),
             "<h3>Which form η*(B) has</h3>",
             bullets(_verdicts(analysis.lr_verdicts)) if analysis.lr_verdicts else "<p>No form was fitted.</p>",
             _rules(analysis.scaling_rules),
@@ -84,6 +86,23 @@ def _growth_sentence(growth: Growth) -> str:
             text = f"{name}: the growth exponent is not identified ({points})"
     width = growth.exponent_width
     return f"{text}; exponent of N: {estimate_text(width, hundredths)}" if width else text
+
+
+_COLLAPSED = {"lr": "η* at the same T and B", "curvature": "sensitivity S<sub>c</sub> at the same T and B"}
+
+
+def _collapse(tests: tuple[Collapse, ...]) -> str:
+    """Whether the widths differ beyond their errors once T is fixed, one sentence a quantity."""
+    if not tests:
+        return ""
+    items = [
+        f"{_COLLAPSED.get(test.quantity) or quantity_name(test.quantity)}: "
+        + ("the widths differ" if test.p_value < SIGNIFICANT else "no difference between widths above the errors")
+        + f" (p = {plain(test.p_value)}), as N<sup>e</sup> with e = "
+        + f'<span class="num">{estimate_text(test.exponent_width, hundredths)}</span>.'
+        for test in tests
+    ]
+    return "<h3>Does N matter once T is fixed?</h3>" + bullets(items)
 
 
 def _verdicts(verdicts: tuple[LrLawVerdict, ...]) -> list[str]:

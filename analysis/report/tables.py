@@ -33,6 +33,12 @@ TERMS = (
         "change.",
     ),
     (
+        "Checks of a growth exponent",
+        "By resampling: percentiles over resampled cells. By choice: lowest and highest over the windows of the "
+        "parabola and over the forms that are not told apart. Bend: coefficient of log<sub>2</sub>(T)², 0 for a power "
+        "law. A level per N: the exponent of T when every width has a level of its own.",
+    ),
+    (
         "AICc, weight",
         "Akaike's criterion, corrected for few points; lower is better. The weight is each form's share among those "
         "fitted to the same points. A difference below 2 decides nothing.",
@@ -67,6 +73,7 @@ def tables(table: pd.DataFrame, analysis: Analysis) -> str:
             _laws(analysis.lr_laws) if analysis.lr_laws else "<p>No form was fitted.</p>",
             "<h3>Growth laws</h3>",
             _growth(analysis) if analysis.growth else "<p>No growth law was fitted.</p>",
+            _sensitivity(analysis) if analysis.sensitivity_laws else "",
             "<h3>Best batch</h3>",
             _best(analysis) if analysis.best_batch else "<p>No best batch was found.</p>",
             f"<details><summary>All {len(analysis.cells)} cells (N, T, B)</summary>{cells}</details>",
@@ -139,6 +146,10 @@ def _growth(analysis: Analysis) -> str:
         [
             quantity_name(growth.quantity),
             estimate_text(growth.exponent, hundredths),
+            *(
+                estimate_text(check, hundredths) if check else ""
+                for check in (growth.bootstrap, growth.choices, growth.bend, growth.exponent_within)
+            ),
             estimate_text(growth.exponent_width, hundredths) if growth.exponent_width else "",
             estimate_text(growth.coefficient, hundredths),
             compact(growth.reference_tokens),
@@ -149,12 +160,32 @@ def _growth(analysis: Analysis) -> str:
     head = [
         "quantity",
         "exponent of T",
+        "by resampling",
+        "by choice of window and form",
+        "bend",
+        "a level per N",
         "exponent of N",
         "log<sub>2</sub> of the quantity at the reference T",
         "reference T",
         "points",
     ]
     return html_table(head, rows, "Growth laws")
+
+
+def _sensitivity(analysis: Analysis) -> str:
+    rows = [
+        [
+            quantity_name(law.measure if law.measure == "curvature" else f"sensitivity:{law.measure}"),
+            *(
+                estimate_text(exponent, hundredths) if exponent else ""
+                for exponent in (law.exponent_tokens, law.exponent_batch, law.exponent_width)
+            ),
+            str(law.n_points),
+        ]
+        for law in analysis.sensitivity_laws
+    ]
+    head = ["measure", "exponent of T", "exponent of B", "exponent of N", "points"]
+    return "<h3>Sensitivity in T, B and N together</h3>" + html_table(rows=rows, head=head, label="Sensitivity laws")
 
 
 def _best(analysis: Analysis) -> str:

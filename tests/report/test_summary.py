@@ -11,6 +11,7 @@ from analysis.report.summary import summary
 from analysis.results import (
     Analysis,
     BestBatch,
+    Collapse,
     CriticalBatch,
     Estimate,
     Growth,
@@ -141,3 +142,10 @@ def test_the_scaling_rule_is_a_sentence(report: Report, verdict: RuleVerdict, sa
     slope = Estimate(0.48, 0.41, 0.55, "1", "ok", "")
     text = words(replace(report.analysis, scaling_rules=(ScalingRule("below", None, slope, verdict, 12),)))
     assert f"For B below B*, η* ∝ Bs with s = 0.48 [0.41, 0.55] (from 12 points): {said}" in text
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.41, "no difference between widths above the errors"), (0.01, "differ")])
+def test_whether_the_width_matters_is_a_sentence(report: Report, p: float, said: str) -> None:
+    test = Collapse("lr", p, Estimate(0.02, -0.05, 0.09, "1", "ok", ""), 36, 2)
+    text = words(replace(report.analysis, collapse=(test,)))
+    assert f"{said} (p = {plain(p)}), as Ne with e = 0.02 [−0.05, 0.09]" in text
