@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.best_batch import best_batches
 from analysis.caveats import explain
 from analysis.check import MAY_MIX, ONE_VALUE, check_table
+from analysis.choices import with_choices
 from analysis.collapse import collapse
 from analysis.critical_batch import critical_batches
 from analysis.growth import Bootstrap, growth_laws, sensitivity_laws
@@ -22,6 +23,7 @@ from analysis.results import Analysis, Cell
 from analysis.scaling_rules import scaling_rules
 
 CHECK = Bootstrap()
+FORMAT = 1  # of laws.json; a reader of 1 can read whatever only adds keys to it
 
 
 def analyse(table: pd.DataFrame, *, window: int = 5, bootstrap: Bootstrap = CHECK) -> Analysis:
@@ -41,6 +43,7 @@ def analyse(table: pd.DataFrame, *, window: int = 5, bootstrap: Bootstrap = CHEC
     critical = critical_batches(points, laws, cells, noise)
     best = best_batches(cells, noise)
     growth = growth_laws(points, cells, critical, best, noise, bootstrap)
+    growth = with_choices(growth, optima, points, verdicts[-1].candidates)
     return Analysis(
         meta=_meta(table, checked.table, cells, noise, window) | {"bootstrap": asdict(bootstrap)},
         cells=cells,
@@ -93,6 +96,7 @@ def _meta(
     names = [name for name in ("study", *ONE_VALUE, *MAY_MIX) if name in analysed]
     return {
         **{name: sorted(map(str, analysed[name].dropna().unique())) for name in names},
+        "format": FORMAT,
         "version": package,
         "rows_by_status": dict(Counter(map(str, status))),
         "rows_analysed": len(analysed),

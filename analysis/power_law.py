@@ -112,8 +112,8 @@ def fit_power_law(
     log = log_points(points, noise, covariance, absolute=absolute)
     if log.y.size == 0 or np.ptp(log.tokens) == 0:
         return None
-    names: list[Axis] = ["tokens", *(["batch"] if batch_slope and np.ptp(log.batch) > 0 else [])]
-    names += ["width"] if np.ptp(log.width) > 0 else []
+    wanted: dict[Axis, bool] = {"tokens": True, "batch": batch_slope, "width": True}
+    names: list[Axis] = [name for name, asked in wanted.items() if asked and np.ptp(log.axis(name)) > 0]
     levels = (log.batch[:, None] == np.unique(log.batch)).astype(float)
     levels = np.ones((log.y.size, 1)) if batch_slope else levels
     slopes: dict[Axis, float] = {name: float(np.mean(np.unique(log.axis(name)))) for name in names}
@@ -186,9 +186,8 @@ def log_points(
     if noise.dof == 0:
         sigma, covariance = np.full(y.size, SIGMA_FLOOR), None
     axes = np.array([(p.tokens, p.width, p.batch) for p in known], float).reshape(-1, 3).T
-    return LogPoints(
-        *np.log2(np.maximum(axes, 1)), y, sigma**2 if covariance is None else covariance, noise_dof=noise.dof
-    )
+    tokens, width, batch = np.log2(np.maximum(axes, 1))
+    return LogPoints(tokens, width, batch, y, sigma**2 if covariance is None else covariance, noise.dof)
 
 
 def log_points_of(points: Points) -> LogPoints:

@@ -42,6 +42,8 @@ class Cell:
 
     `lr`, `loss`, `curvature` are nan-free: where `state` is not `interior` they are Estimates with a non-ok status
     (edge_low: upper bound on lr*, edge_high: lower bound on lr*). `loss_sigma` is the noise of one run's loss in nats.
+    `window_octaves`: how far lr* depends on the window, the spread of log2 `lr_by_window`, which has lr* by every
+    window of a documented set (`analysis.sweep`) that has a minimum inside; None unless interior.
     """
 
     width: int
@@ -60,6 +62,8 @@ class Cell:
     log2_lr_sigma: float | None  # one standard error of log2 eta*, octaves; None unless interior
     sensitivity: dict[str, Estimate]  # "wortsman", "window1", "window2" (nats)
     loss_sigma: float | None = None  # noise of one run's loss, nats; None if the table cannot tell
+    window_octaves: float | None = None
+    lr_by_window: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,13 @@ TERMS = (
         "η*(N, T, B)",
         "Learning rate of the lowest loss: vertex of a parabola in log<sub>2</sub> η through the points around the "
         "minimum. Never extrapolated: if the lowest loss is at the edge of the grid (edge, low or high) it is a "
-        "bound; with too few points or no positive curvature it is unknown.",
+        "bound; with too few points or no positive curvature it is unknown. Diverged runs count as higher than any "
+        "loss but enter no parabola.",
+    ),
+    (
+        "By window, octaves",
+        "How far η* depends on the window of the parabola: the spread over 3, 5 and 7 learning rates, over those "
+        "within 0.03 and 0.1 nats of the lowest loss, and a robust fit to 7. Beside it the rate of the lowest loss.",
     ),
     ("B*(T)", "Batch of the lowest loss when η is tuned for each B. Not a critical batch."),
     (
@@ -55,6 +61,8 @@ def tables(table: pd.DataFrame, analysis: Analysis) -> str:
             "B",
             "state",
             "η*",
+            "by window, octaves",
+            "lowest tried",
             "loss at η*, nats",
             "S<sub>c</sub>, nats/octave²",
             "learning rates",
@@ -214,6 +222,8 @@ def _cell_row(cell: Cell) -> list[str]:
         grid_count(cell.batch_tokens),
         STATES[cell.state],
         estimate_text(cell.lr),
+        "" if cell.window_octaves is None else f"{cell.window_octaves:.2f}",
+        plain(cell.argmin_lr),
         estimate_text(cell.loss, nats),
         estimate_text(cell.curvature),
         str(cell.n_lrs),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from analysis.analyse import analyse
 from analysis.bootstrap import bootstrap_curve, bootstrap_line, resample
 from analysis.collapse import collapse
 from analysis.fitting import p_value
@@ -151,3 +152,13 @@ def test_p_values_by_hand():
     assert p_value(3.841, 1, 10.0, 10, 0) == pytest.approx(0.05, abs=1e-3)
     assert p_value(4.965, 1, 10.0, 10, 10) == pytest.approx(0.05, abs=1e-3)
     assert p_value(-1e-12, 1, 10.0, 10, 0) == 1.0
+
+
+def test_choices_span_the_windows_and_the_forms_that_are_not_told_apart():
+    found = {law.quantity: law for law in analyse(planted_table(noise=0.004), bootstrap=Bootstrap(10)).growth}
+    for quantity in ("batch_crit:time_transfer_surge", "lr_crit", "batch_best", "lr_at_batch:1024", "curvature"):
+        law = found[quantity]
+        assert law.choices.low <= law.exponent.value <= law.choices.high, quantity
+        assert law.choices.low < law.choices.high
+        assert "7 points, robust" in law.choices.method
+    assert found["sensitivity:window1"].choices is None
