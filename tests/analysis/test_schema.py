@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from analysis.growth import MEASURES, Bootstrap
 from analysis.results import Analysis
 from analysis.schema import FILE, schema, schema_text
 from tests.planted import planted_table
+from tests.processes import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +20,12 @@ def found():
 
 def test_the_schema_in_the_repository_is_that_of_the_records():
     assert FILE.read_text(encoding="utf-8") == schema_text(), "run `python -m analysis.schema`"
+
+
+def test_the_readme_lists_the_keys():
+    section = (ROOT / "README.md").read_text().partition("## laws.json\n")[2].partition("\n## ")[0]
+    listed = {key for row in re.findall(r"^\| (`.*?) \|", section, re.M) for key in re.findall(r"`(\w+)`", row)}
+    assert listed == set(schema()["properties"])
 
 
 def test_laws_json_has_the_keys_of_the_schema(found):
