@@ -1,4 +1,4 @@
-"""The whole analysis: run table in, everything that it says out. Deterministic: no interval here is drawn by lot."""
+"""The whole analysis: run table in, everything that it says out. Only the bootstrap draws lots, from a given seed."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -12,24 +12,31 @@ import pandas as pd
 from analysis.best_batch import best_batches
 from analysis.caveats import explain
 from analysis.check import MAY_MIX, ONE_VALUE, check_table
+from analysis.choices import with_choices
+from analysis.collapse import collapse
 from analysis.critical_batch import critical_batches
-from analysis.growth import growth_laws
+from analysis.growth import Bootstrap, growth_laws, sensitivity_laws
 from analysis.laws import fit_lr_laws, points_of
 from analysis.noise import Noise
 from analysis.optimum import find_optima
 from analysis.results import Analysis, Cell
+from analysis.scaling_rules import scaling_rules
 from analysis.steps import analyse_steps, is_steps_table
 
+CHECK = Bootstrap()
+FORMAT = 1  # of laws.json; a reader of 1 can read whatever only adds keys to it
 
-def analyse(table: pd.DataFrame, *, window: int = 5) -> Analysis:
+
+def analyse(table: pd.DataFrame, *, window: int = 5, bootstrap: Bootstrap = CHECK) -> Analysis:
     """Optima, laws, critical and best batches and their growth, with what is not identified and why.
 
     `table`: a run table (see `bcrit table`), at least width, tokens, batch_tokens, lr, loss. `window`: learning rates
-    per parabola. Raises ConfigError if the table cannot be analysed (`analysis.check`). A table of steps to target
-    losses has critical batches and their growth only (`analysis.steps`).
+    per parabola. `bootstrap`: how many resamples check the growth laws, and their seed. Raises ConfigError if the table
+    cannot be analysed (`analysis.check`). A table of steps to target losses has critical batches and their growth only
+    (`analysis.steps`).
     """
     if is_steps_table(table):
-        return analyse_steps(table)
+        return analyse_steps(table, bootstrap)
     checked = check_table(table)
     optima = find_optima(checked.table, window=window)
     cells, noise, points = optima.cells, optima.noise, points_of(optima)
@@ -39,15 +46,19 @@ def analyse(table: pd.DataFrame, *, window: int = 5) -> Analysis:
     verdicts = tuple(verdict for _, verdict in fitted)
     critical = critical_batches(points, laws, cells, noise, checked.table)
     best = best_batches(cells, noise)
-    growth = growth_laws(points, cells, critical, best, noise)
+    growth = growth_laws(points, cells, critical, best, noise, bootstrap)
+    growth = with_choices(growth, optima, points, verdicts[-1].candidates)
     return Analysis(
-        meta=_meta(table, checked.table, cells, noise, window),
+        meta=_meta(table, checked.table, cells, noise, window) | {"bootstrap": asdict(bootstrap)},
         cells=cells,
         lr_laws=laws,
         lr_verdicts=verdicts,
         critical_batch=critical,
         best_batch=best,
         growth=growth,
+        scaling_rules=scaling_rules(points, best),
+        collapse=collapse(points, cells, best, noise),
+        sensitivity_laws=sensitivity_laws(cells, noise),
         warnings=(*checked.warnings, *explain(cells, noise, laws, verdicts, critical, best)),
     )
 
@@ -69,6 +80,9 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
             "best_batch": [asdict(best) for best in analysis.best_batch],
             "growth": [asdict(law) for law in analysis.growth],
             "sensitivity": sensitivity,
+            "sensitivity_laws": [asdict(law) for law in analysis.sensitivity_laws],
+            "scaling_rules": [asdict(rule) for rule in analysis.scaling_rules],
+            "collapse": [asdict(test) for test in analysis.collapse],
             "warnings": list(analysis.warnings),
         }
     )
@@ -86,6 +100,7 @@ def _meta(
     names = [name for name in ("study", *ONE_VALUE, *MAY_MIX) if name in analysed]
     return {
         **{name: sorted(map(str, analysed[name].dropna().unique())) for name in names},
+        "format": FORMAT,
         "version": package,
         "rows_by_status": dict(Counter(map(str, status))),
         "rows_analysed": len(analysed),

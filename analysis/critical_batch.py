@@ -50,9 +50,13 @@ def critical_batches(
         for tokens in (budgets if len(budgets) > 1 else [])
         if (fit := fit_law(points, "surge", reference_tokens=tokens)) is not None
     ]
+    return with_factors([*per_budget, *together, *without_form(cells, noise, table)])
+
+
+def without_form(cells: Sequence[Cell], noise: Noise, table: pd.DataFrame) -> list[CriticalBatch]:
+    """The definitions of `critical_batches` that are no form of eta*(B)."""
     seq_len = float(table["seq_len"].iloc[0]) if "seq_len" in table and table["seq_len"].nunique() == 1 else None
-    found = [*per_budget, *together, *_from_loss(cells, noise, seq_len)]
-    return with_factors([*found, *branched_batches(table), *_noise_scales(table, cells)])
+    return [*_from_loss(cells, noise, seq_len), *branched_batches(table), *_noise_scales(table, cells)]
 
 
 def at_equal_loss(crossings: Crossings, seq_len: float | None, noise_dof: int = 0) -> dict[str, Estimate]:

@@ -202,6 +202,8 @@ class Linear:
     coefficient: Array  # (p,)
     covariance: Array  # (p, p), for the errors as given
     rise: float  # of chi2, for a 95 % interval
+    chi2: float
+    dof: int
 
     def contrast(self, weights: Array) -> tuple[float, float]:
         """Value and 95 % half-width of weights (p,) @ coefficient."""
@@ -209,10 +211,26 @@ class Linear:
 
 
 def linear_law(design: Array, y: Array, whiten: Array, noise_dof: int = 0) -> Linear:
-    """Generalised least squares of y (n,) on `design` (n, p), n >= p, with the interval rule of `threshold`."""
-    a = whiten @ design
+    """Generalised least squares of y (n,) on `design` (n, p), n >= p, with the interval rule of `threshold`.
+
+    `whiten`: (n, n) as of `whitener`, or (n,) the inverse errors of independent points.
+    """
+    a, z = (whiten[:, None] * design, whiten * y) if whiten.ndim == 1 else (whiten @ design, whiten @ y)
     inverse = np.linalg.pinv(a)
-    coefficient = inverse @ (whiten @ y)
-    residual = whiten @ y - a @ coefficient
-    rise = threshold(float(residual @ residual), y.size - design.shape[1], noise_dof)
-    return Linear(coefficient, inverse @ inverse.T, rise)
+    coefficient = inverse @ z
+    residual = z - a @ coefficient
+    chi2, dof = float(residual @ residual), y.size - design.shape[1]
+    return Linear(coefficient, inverse @ inverse.T, threshold(chi2, dof, noise_dof), chi2, dof)
+
+
+def p_value(rise: float, n_extra: int, chi2: float, dof: int, noise_dof: int) -> float:
+    """Chance of a rise of chi2 as large when `n_extra` parameters are taken away that do not matter.
+
+    `chi2`, `dof`: with the parameters. The scale of the errors is judged as in `threshold`.
+    """
+    rejected = dof > 0 and special.chdtrc(dof, chi2) < 1 - CONFIDENCE
+    scale = max(1.0, chi2 / dof) if dof > 0 else 1.0
+    known_from = dof if rejected else noise_dof
+    if known_from > 0:
+        return float(special.fdtrc(n_extra, known_from, max(rise, 0.0) / n_extra / scale))
+    return float(special.chdtrc(n_extra, max(rise, 0.0) / scale))

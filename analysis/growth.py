@@ -6,157 +6,194 @@ squares on the points that have a value; a bound or an edge has no point and is 
 B, budgets count as independent; runs read out at several budgets make the true errors of exponents smaller, not larger.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.bootstrap import bootstrap_curve, bootstrap_line, percentiles, resample
 from analysis.critical_batch import DEFINITION_OF_FORM
-from analysis.fitting import linear_law, whitener
-from analysis.laws import SIGMA_FLOOR, Points, fit_law
+from analysis.laws import Points, fit_law
 from analysis.noise import Noise
-from analysis.results import BestBatch, Cell, CriticalBatch, Estimate, Growth, bounded
+from analysis.power_law import LawPoint, PowerLaw, fit_design, fit_power_law
+from analysis.results import BestBatch, Cell, CriticalBatch, Estimate, Growth, SensitivityLaw, bounded
 
 Array = NDArray[np.floating]
-FROM_FORMS = {*DEFINITION_OF_FORM.values(), "time_transfer_surge_all_budgets"}
+MEASURES = ("wortsman", "window1", "window2")
+FEWEST_BUDGETS = 3  # to see a bend
 
 
 @dataclass(frozen=True)
-class _Point:
-    """One estimate to be put on a growth law. `batch` is 0 where it has none."""
+class Bootstrap:
+    """How intervals are checked by resampling cells."""
 
-    tokens: int
-    width: int
-    batch: int
-    value: Estimate
+    resamples: int = 1000
+    seed: int = 0
 
 
 def growth_laws(
     points: Points,
     cells: Sequence[Cell],
-    critical: Iterable[CriticalBatch],
-    best: Iterable[BestBatch],
+    critical: Sequence[CriticalBatch],
+    best: Sequence[BestBatch],
     noise: Noise,
+    bootstrap: Bootstrap,
 ) -> tuple[Growth, ...]:
     """All growth laws that the table allows; none without at least two budgets.
 
-    `batch_crit:*` and `lr_crit` from the fit over all budgets; `batch_crit_per_budget:time_transfer_surge` and the
-    `batch_crit:*` of definitions that are no form of eta*(B) from the values at single budgets; `batch_best` and
-    `lr_best` (eta* at B*), `lr_at_batch:B`, and at fixed B, with a level of its own for every B, `curvature` and
-    `sensitivity:*`.
+    `batch_crit:*` of the forms of eta*(B) and `lr_crit` from the fit over all budgets; `batch_crit_per_budget:*` of the
+    same forms and `batch_crit:*` of other definitions from the values at single budgets; `batch_best` and `lr_best`
+    (eta* at B*), `lr_at_batch:B`, and at fixed B, with a level of its own for every B, `curvature` and `sensitivity:*`.
     """
-    critical = list(critical)
-    best = [b for b in best if b.width is not None]
+    laws = power_laws(points, cells, critical, best, noise)
+    together = [law for form in DEFINITION_OF_FORM for law in _from_all_budgets(points, form, bootstrap)]
+    return (*together, *(growth_of(quantity, law, bootstrap) for quantity, law in laws.items()))
 
-    surge = [_Point(c.tokens, 0, 0, c.batch) for c in critical if c.definition == "time_transfer_surge"]
-    others = [c for c in critical if c.definition not in FROM_FORMS]
+
+def power_laws(
+    points: Points,
+    cells: Sequence[Cell],
+    critical: Sequence[CriticalBatch],
+    best: Sequence[BestBatch],
+    noise: Noise,
+) -> dict[str, PowerLaw]:
+    """By quantity, the laws that are lines through estimates (`analysis.power_law`)."""
+    own = [b for b in best if b.width is not None]
+    named = {
+        **{
+            _name(definition): [LawPoint(c.tokens, 0, 0, c.batch) for c in critical if c.definition == definition]
+            for definition in dict.fromkeys(c.definition for c in critical)
+            if definition != "time_transfer_surge_all_budgets"
+        },
+        "batch_best": [LawPoint(b.tokens, b.width or 0, 0, b.batch) for b in own],
+        "lr_best": [LawPoint(b.tokens, b.width or 0, 0, b.lr) for b in own],
+    }
+    fits = {quantity: fit_power_law(law_points, noise) for quantity, law_points in named.items()}
+    for name, law_points in _measures(cells).items():
+        quantity = name if name == "curvature" else f"sensitivity:{name}"
+        fits[quantity] = fit_power_law(law_points, noise, absolute=True)
+    for batch in sorted({c.batch_tokens for c in cells}):
+        here = [LawPoint(c.tokens, c.width, batch, c.lr) for c in cells if c.batch_tokens == batch]
+        covariance = points.select(points.batch == np.log2(batch)).covariance
+        fits[f"lr_at_batch:{batch}"] = fit_power_law(here, noise, covariance)
+    return {quantity: fit for quantity, fit in fits.items() if fit is not None}
+
+
+def sensitivity_laws(cells: Sequence[Cell], noise: Noise) -> tuple[SensitivityLaw, ...]:
+    """Every measure of sensitivity as one power law in T, B and N; `wortsman` compares only where sweeps are equal."""
+    fits = {
+        name: fit_power_law(points, noise, batch_slope=True, absolute=True) for name, points in _measures(cells).items()
+    }
+    return tuple(
+        SensitivityLaw(
+            measure=name,
+            exponent_tokens=exponent,
+            exponent_width=law.exponent("width"),
+            exponent_batch=law.exponent("batch"),
+            coefficient=law.coefficient,
+            n_points=law.points.y.size,
+            reference_tokens=float(2.0 ** law.slopes["tokens"]),
+            reference_width=_power(law.slopes.get("width")),
+            reference_batch=_power(law.slopes.get("batch")),
+        )
+        for name, law in fits.items()
+        if law is not None and (exponent := law.exponent("tokens")) is not None
+    )
+
+
+def _measures(cells: Sequence[Cell]) -> dict[str, list[LawPoint]]:
     interior = [c for c in cells if c.state == "interior"]
-    laws = [
-        *_from_all_budgets(points),
-        _law("batch_crit_per_budget:time_transfer_surge", surge, noise),
-        *(
-            _law(f"batch_crit:{name}", [_Point(c.tokens, 0, 0, c.batch) for c in others if c.definition == name], noise)
-            for name in dict.fromkeys(c.definition for c in others)
-        ),
-        _law("batch_best", [_Point(b.tokens, b.width or 0, 0, b.batch) for b in best], noise),
-        _law("lr_best", [_Point(b.tokens, b.width or 0, 0, b.lr) for b in best], noise),
-        *(_lr_at_batch(batch, points, cells, noise) for batch in sorted({c.batch_tokens for c in cells})),
-        _law("curvature", [_Point(c.tokens, c.width, c.batch_tokens, c.curvature) for c in interior], noise),
-        *(
-            _law(
-                f"sensitivity:{name}",
-                [_Point(c.tokens, c.width, c.batch_tokens, c.sensitivity[name]) for c in interior],
-                noise,
-            )
-            for name in ("wortsman", "window1", "window2")
-        ),
+    values = {"curvature": [c.curvature for c in interior]}
+    values |= {name: [c.sensitivity[name] for c in interior] for name in MEASURES}
+    return {
+        name: [LawPoint(c.tokens, c.width, c.batch_tokens, e) for c, e in zip(interior, estimates, strict=True)]
+        for name, estimates in values.items()
+    }
+
+
+def _name(definition: str) -> str:
+    kind = "batch_crit_per_budget" if definition in DEFINITION_OF_FORM.values() else "batch_crit"
+    return f"{kind}:{definition}"
+
+
+def growth_of(quantity: str, law: PowerLaw, bootstrap: Bootstrap, variable: str = "tokens") -> Growth:
+    """A law with its checks. `variable`: what the tokens of its points stand for."""
+    at = law.levels.shape[1]  # the column of log2 T
+    exponent = law.exponent("tokens") or Estimate(None, None, None, "1", "not_identified", law.method)
+    counts = resample(law.points.y.size, bootstrap.resamples, bootstrap.seed)
+    draws = bootstrap_line(law.design, law.points.y, law.points.variance, counts)[:, at]
+    return Growth(
+        quantity=quantity,
+        exponent=exponent,
+        coefficient=law.coefficient,
+        exponent_width=law.exponent("width"),
+        n_points=law.points.y.size,
+        reference_tokens=float(2.0 ** law.slopes["tokens"]),
+        reference_width=_power(law.slopes.get("width")),
+        exponent_within=_within(law),
+        bend=_bend(law),
+        bootstrap=percentiles(exponent.value, draws),
+        variable=variable,
+    )
+
+
+def _power(log2_value: float | None) -> float | None:
+    return None if log2_value is None else float(2.0**log2_value)
+
+
+def _within(law: PowerLaw) -> Estimate | None:
+    """Exponent of T with fixed effects: a level for every width (and every batch that has one)."""
+    if "width" not in law.slopes:
+        return None
+    _, group = np.unique(np.column_stack([law.levels, law.points.width]), axis=0, return_inverse=True)
+    levels = (group.reshape(-1, 1) == np.unique(group)).astype(float)
+    return _last(law, np.column_stack([levels, law.points.tokens]), "a level per width and batch")
+
+
+def _bend(law: PowerLaw) -> Estimate | None:
+    """Coefficient of (log2 T/T0)^2 beside the law's other terms."""
+    if np.unique(law.points.tokens).size < FEWEST_BUDGETS:
+        return None
+    octaves = law.points.tokens - law.slopes["tokens"]
+    return _last(law, np.column_stack([law.design, octaves**2]), "log2(T/T0)^2 added to the law")
+
+
+def _last(law: PowerLaw, design: Array, method: str) -> Estimate | None:
+    """The coefficient of the last column."""
+    fit = fit_design(law.points, design)
+    if fit is None:
+        return None
+    value, half = fit.contrast(np.eye(design.shape[1])[-1])
+    return Estimate(value, value - half, value + half, "1", "ok", f"{law.method}; {method}")
+
+
+def _from_all_budgets(points: Points, form: str, bootstrap: Bootstrap) -> list[Growth]:
+    """B_crit of a form and, for the surge, eta_crit: the exponents of its fit to all budgets and widths."""
+    fit = fit_law(points, form)
+    if fit is None or "batch_crit_tokens_exponent" not in fit.names:
+        return []
+    counts = resample(points.lr.size, bootstrap.resamples, bootstrap.seed)
+    draws = bootstrap_curve(fit.model, fit.best.theta, np.diag(points.covariance), counts)
+    quantities = [(f"batch_crit:{DEFINITION_OF_FORM[form]}", "batch_crit", "batch_crit")]
+    quantities += [("lr_crit", "lr_crit", "lr")] if form == "surge" else []
+    return [
+        Growth(
+            quantity=quantity,
+            exponent=fit.estimate(f"{stem}_tokens_exponent"),
+            coefficient=_log2(fit.estimate(level)),
+            exponent_width=fit.estimate(name) if (name := f"{stem}_width_exponent") in fit.names else None,
+            n_points=points.lr.size,
+            reference_tokens=float(2.0 ** fit.reference["log2_reference_tokens"]),
+            reference_width=float(2.0 ** fit.reference["log2_reference_width"]),
+            bootstrap=percentiles(
+                float(fit.best.theta[at := fit.names.index(f"{stem}_tokens_exponent")]), draws[:, at]
+            ),
+        )
+        for quantity, level, stem in quantities
     ]
-    return tuple(law for law in laws if law is not None)
-
-
-def _lr_at_batch(batch: int, points: Points, cells: Sequence[Cell], noise: Noise) -> Growth | None:
-    here = [_Point(c.tokens, c.width, batch, c.lr) for c in cells if c.batch_tokens == batch]
-    return _law(f"lr_at_batch:{batch}", here, noise, points.select(points.batch == np.log2(batch)).covariance)
-
-
-def _from_all_budgets(points: Points) -> list[Growth]:
-    laws = []
-    for form, definition in DEFINITION_OF_FORM.items():
-        fit = fit_law(points, form)
-        if fit is None or "batch_crit_tokens_exponent" not in fit.names:
-            continue
-        quantities = [(f"batch_crit:{definition}", "batch_crit", "batch_crit")]
-        if form == "surge":
-            quantities.append(("lr_crit", "lr_crit", "lr"))
-        laws += [
-            Growth(
-                quantity=quantity,
-                exponent=fit.estimate(f"{stem}_tokens_exponent"),
-                coefficient=_log2(fit.estimate(level)),
-                exponent_width=fit.estimate(f"{stem}_width_exponent")
-                if f"{stem}_width_exponent" in fit.names
-                else None,
-                n_points=points.lr.size,
-                reference_tokens=float(2.0 ** fit.reference["log2_reference_tokens"]),
-            )
-            for quantity, level, stem in quantities
-        ]
-    return laws
 
 
 def _log2(e: Estimate) -> Estimate:
     low, high = (None if end is None else float(np.log2(end)) for end in (e.low, e.high))
     return bounded(None if e.value is None else float(np.log2(e.value)), low, high, f"log2 {e.unit}", e.method)
-
-
-def _law(quantity: str, points: list[_Point], noise: Noise, covariance: Array | None = None) -> Growth | None:
-    """Generalised least squares in log2; None unless the points with a value span two budgets."""
-    rows = [(p, *_log2_point(p.value, noise)) for p in points if (p.value.value or 0) > 0 and (p.value.low or 1) > 0]
-    tokens = np.array([np.log2(p.tokens) for p, _, _ in rows])
-    if not rows or np.ptp(tokens) == 0:
-        return None
-    width = np.array([p.width for p, _, _ in rows])
-    batch = np.array([p.batch for p, _, _ in rows])
-    y, sigma = np.array([v for _, v, _ in rows]), np.array([s for _, _, s in rows])
-    t0 = float(np.mean(np.unique(tokens)))
-    levels = (batch[:, None] == np.unique(batch)).astype(float)
-    columns = [levels, tokens[:, None] - t0]
-    several_widths = np.unique(width).size > 1
-    if several_widths:
-        log2_width = np.log2(width)
-        columns.append(log2_width[:, None] - np.mean(np.unique(log2_width)))
-    design = np.hstack(columns)
-    if y.size < design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
-        return None
-
-    if noise.dof == 0:  # errors unknown: only the scatter about the law can measure them
-        if y.size == design.shape[1]:
-            return None
-        sigma, covariance = np.full(y.size, SIGMA_FLOOR), None
-    law = linear_law(design, y, whitener(sigma**2 if covariance is None else covariance), noise.dof)
-    left_out = len(points) - len(rows)
-    method = "weighted least squares in log2" + (", a level per batch" if levels.shape[1] > 1 else "")
-    method += f"; {left_out} of {len(points)} points without a value left out" if left_out else ""
-    identity = np.eye(design.shape[1])
-    level = np.where(np.arange(design.shape[1]) < levels.shape[1], 1.0 / levels.shape[1], 0.0)
-    return Growth(
-        quantity=quantity,
-        exponent=_estimate(law.contrast(identity[levels.shape[1]]), "1", method),
-        coefficient=_estimate(law.contrast(level), f"log2 {points[0].value.unit}", method),
-        exponent_width=_estimate(law.contrast(identity[-1]), "1", method) if several_widths else None,
-        n_points=y.size,
-        reference_tokens=float(2.0**t0),
-    )
-
-
-def _log2_point(e: Estimate, noise: Noise) -> tuple[float, float]:
-    """log2 of an estimate and its standard error in octaves; the smallest error where it has no interval."""
-    if e.value is None or e.low is None or e.high is None:
-        return float(np.log2(e.value or np.nan)), SIGMA_FLOOR
-    return float(np.log2(e.value)), max(float(np.log2(e.high / e.low)) / 2 / noise.quantile, SIGMA_FLOOR)
-
-
-def _estimate(value_and_half: tuple[float, float], unit: str, method: str) -> Estimate:
-    value, half = value_and_half
-    return Estimate(value, value - half, value + half, unit, "ok", method)

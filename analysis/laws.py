@@ -20,6 +20,7 @@ from analysis.results import Estimate, LrLaw, LrLawVerdict, bounded
 Array = NDArray[np.floating]
 MIN_BATCHES = 3
 REACH = 6.0  # octaves beyond the batch grid within which B_c must be bounded to count as identified
+STEEPEST = 2.0  # exponent of B_c in T or N that a B_c quoted beyond the grid may have
 PLATEAU_REACH = (-6.0, 14.0)  # of the shape of surge_plateau: from no peak at all to a plateau at 1.6 % of the peak
 SIGMA_FLOOR = 1e-3  # octaves: no grid knows eta* better, and a noiseless table still has weights
 CLOSE = 2.0  # forms within this much AICc of the best are not distinguished
@@ -80,6 +81,18 @@ class LawFit:
         value, low, high = (None if v is None else 2.0**v for v in (value, low, high))
         return bounded(value, low, high, "tokens" if name == "batch_crit" else "lr", method)
 
+    def lr_at(self, batch: float) -> Estimate:
+        """eta* at `batch` tokens and the reference T and N; 95 % interval to first order in the parameters."""
+        nz, nw = self.model.linear.shape[1], self.model.critical.shape[1]
+        x = np.log2(batch) - (0.0 if nw else self.reference["log2_reference_batch"])
+        here = Model(self.model.form, np.array([x]), np.zeros(1), np.eye(1), np.eye(nz)[:1], np.eye(nw)[: min(nw, 1)])
+        (value,), (row,) = here.evaluate(self.best.theta)
+        half = float(np.sqrt(self.rise * (row @ self.best.covariance @ row)))
+        low, high = float(2.0 ** (value - half)), float(2.0 ** (value + half))
+        return Estimate(
+            float(2.0**value), low, high, "lr", "ok", f"{self.form}, all budgets, first-order 95 % interval"
+        )
+
 
 def _plateau(shape: float | None) -> float | None:
     """Plateau / peak of `surge_plateau`, falling in its shape."""
@@ -90,20 +103,26 @@ def _plateau(shape: float | None) -> float | None:
 
 
 def fit_law(
-    points: Points, form: str, *, tokens: int | None = None, reference_tokens: float | None = None
+    points: Points,
+    form: str,
+    *,
+    tokens: int | None = None,
+    reference_tokens: float | None = None,
+    reference_width: float | None = None,
 ) -> LawFit | None:
     """Best fit of one form to the points of one budget (`tokens`) or of all budgets (None).
 
-    Over all budgets, exponents in T and N are fitted where the points span them. `reference_tokens` (default: the
-    geometric mean) is the T0 at which rates and B_c are quoted. None if there are fewer points than parameters, or
-    fewer than three batches.
+    Over all budgets, exponents in T and N are fitted where the points span them. `reference_tokens` and
+    `reference_width` (default: the geometric means) are the T0 and N0 at which rates and B_c are quoted, with intervals
+    that hold there. None if there are fewer points than parameters, or fewer than three batches.
     """
     spec = FORMS[form]
     points = points if tokens is None else points.select(points.tokens == np.log2(tokens))
     if np.unique(points.batch).size < MIN_BATCHES:
         return None
     t0 = float(np.mean(np.unique(points.tokens)) if reference_tokens is None else np.log2(reference_tokens))
-    n0, b0 = float(np.mean(np.unique(points.width))), float(np.mean(np.unique(points.batch)))
+    n0 = float(np.mean(np.unique(points.width)) if reference_width is None else np.log2(reference_width))
+    b0 = float(np.mean(np.unique(points.batch)))
     columns = {"": np.ones_like(points.lr)}
     if tokens is None and np.ptp(points.tokens) > 0:
         columns["_tokens_exponent"] = points.tokens - t0
@@ -124,7 +143,8 @@ def fit_law(
     names += [f"batch_crit{suffix}" for suffix in columns] if spec.has_batch_crit else []
     names += [spec.shape_name] if spec.shape_name else []
 
-    reach = (float(points.batch.min()) - REACH, float(points.batch.max()) + REACH)
+    far = STEEPEST * (outside(points.tokens, t0) + outside(points.width, n0))
+    reach = (float(points.batch.min()) - REACH - far, float(points.batch.max()) + REACH + far)
     first = starts(model, reach)
     best = minimise(model, first)
     absolute = {"batch_crit": reach, "plateau_ratio": PLATEAU_REACH}
@@ -139,6 +159,11 @@ def fit_law(
     rise = threshold(best.chi2, points.lr.size - model.n_parameters, points.noise_dof)
     reference = {"log2_reference_tokens": t0, "log2_reference_width": n0, "log2_reference_batch": b0}
     return LawFit(form, tokens, model, best, tuple(names), limits, rise, reference)
+
+
+def outside(grid: Array, value: float) -> float:
+    """How far `value` lies outside a grid; 0 inside."""
+    return float(max(grid.min() - value, value - grid.max(), 0.0))
 
 
 def starts(model: Model, reach: tuple[float, float]) -> list[Array]:
@@ -163,6 +188,15 @@ def fit_lr_laws(points: Points, *, tokens: int | None = None) -> tuple[tuple[LrL
     AICc = chi2 / c + 2 k + 2 k (k + 1) / (n - k - 1), with c = max(1, least chi2 / dof of the forms): errors known from
     the cells, enlarged where even the best form misses them (Burnham & Anderson 2002, QAICc).
     """
+    fits, aicc, weight = compare_forms(points, tokens=tokens)
+    laws = tuple(_law(fit, aicc[fit.form], weight.get(fit.form)) for fit in fits)
+    return laws, verdict_of(tokens, aicc)
+
+
+def compare_forms(
+    points: Points, *, tokens: int | None = None
+) -> tuple[list[LawFit], dict[str, float | None], dict[str, float]]:
+    """The fits of `fit_lr_laws`, their AICc (None: too few points) and Akaike weights, by form."""
     fits = [fit for form in FORMS if (fit := fit_law(points, form, tokens=tokens)) is not None]
     dof = [fit.model.y.size - fit.model.n_parameters for fit in fits]
     inflation = max(1.0, min((fit.best.chi2 / d for fit, d in zip(fits, dof, strict=True) if d > 0), default=1.0))
@@ -173,9 +207,7 @@ def fit_lr_laws(points: Points, *, tokens: int | None = None) -> tuple[tuple[LrL
     known = {form: value for form, value in aicc.items() if value is not None}
     lowest = min(known.values(), default=0.0)
     total = sum(np.exp(-(value - lowest) / 2) for value in known.values())
-    weight = {form: float(np.exp(-(value - lowest) / 2) / total) for form, value in known.items()}
-    laws = tuple(_law(fit, aicc[fit.form], weight.get(fit.form)) for fit in fits)
-    return laws, _verdict(tokens, known)
+    return fits, aicc, {form: float(np.exp(-(value - lowest) / 2) / total) for form, value in known.items()}
 
 
 def _law(fit: LawFit, aicc: float | None, weight: float | None) -> LrLaw:
@@ -198,7 +230,9 @@ def _law(fit: LawFit, aicc: float | None, weight: float | None) -> LrLaw:
     )
 
 
-def _verdict(tokens: int | None, aicc: dict[str, float]) -> LrLawVerdict:
+def verdict_of(tokens: int | None, all_aicc: dict[str, float | None]) -> LrLawVerdict:
+    """Which form the AICc of `compare_forms` prefer."""
+    aicc = {form: value for form, value in all_aicc.items() if value is not None}
     if len(aicc) < len(FORMS) - 1:  # the richest form may lack points, the others may not
         return LrLawVerdict(tokens, "too few points", tuple(aicc), "too few interior cells to compare the forms")
     lowest = min(aicc.values())

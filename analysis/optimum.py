@@ -1,6 +1,6 @@
 """From the run table to one optimum per cell (N, T, B): eta*, the loss there and the curvature, each with its error."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,11 +23,16 @@ WHY: dict[CellState, str] = {
 
 @dataclass(frozen=True)
 class Optima:
-    """All cells of a run table, ordered by (width, tokens, batch), and how they were judged."""
+    """All cells of a run table, ordered by (width, tokens, batch), and how they were judged.
+
+    `by_window`: the same cells with optimum, loss and curvature from another window of the documented set, by its name;
+    a cell in which that window has no minimum keeps its own.
+    """
 
     cells: tuple[Cell, ...]
     noise: Noise
     lr_covariance: Array  # (m, m) of log2 eta* over the m interior cells in their order, octaves^2
+    by_window: dict[str, tuple[Cell, ...]]
 
 
 def find_optima(table: pd.DataFrame, *, window: int = 5) -> Optima:
@@ -41,7 +46,29 @@ def find_optima(table: pd.DataFrame, *, window: int = 5) -> Optima:
     fitted = [fit_sweep(sweep, window) for sweep in sweeps_of(table)]
     noise = estimate_noise(fitted)
     cells = tuple(_cell(f, noise) for f in fitted)
-    return Optima(cells, noise, _lr_covariance(fitted, cells, noise))
+    names = dict.fromkeys(name for f in fitted for name in f.alternatives)
+    by_window = {
+        name: tuple(_moved(cell, f.alternatives.get(name)) for cell, f in zip(cells, fitted, strict=True))
+        for name in names
+    }
+    return Optima(cells, noise, _lr_covariance(fitted, cells, noise), by_window)
+
+
+def _moved(cell: Cell, parabola: Parabola | None) -> Cell:
+    """A cell with the optimum of another parabola; intervals keep their size."""
+    if parabola is None or not cell.lr.value or cell.loss.value is None or cell.curvature.value is None:
+        return cell
+    return replace(
+        cell,
+        lr=_shifted(cell.lr, 2.0**parabola.vertex, factor=2.0**parabola.vertex / cell.lr.value),
+        loss=_shifted(cell.loss, parabola.minimum, add=parabola.minimum - cell.loss.value),
+        curvature=_shifted(cell.curvature, parabola.a, add=parabola.a - cell.curvature.value),
+    )
+
+
+def _shifted(e: Estimate, value: float, *, factor: float = 1.0, add: float = 0.0) -> Estimate:
+    low, high = (None if end is None else float(end * factor + add) for end in (e.low, e.high))
+    return replace(e, value=float(value), low=low, high=high)
 
 
 def _lr_covariance(fitted: list[FittedSweep], cells: tuple[Cell, ...], noise: Noise) -> Array:
@@ -78,6 +105,8 @@ def _cell(fitted: FittedSweep, noise: Noise) -> Cell:
         loss = Estimate(None, None, float(sweep.curve[sweep.best]), "nats", "upper_bound", "lowest loss of the grid")
         curvature = _unknown("nats/octave^2", WHY[state])
         half = None
+    lr_by_window = {name: float(2.0**p.vertex) for name, p in fitted.alternatives.items()} if fit else {}
+    every = [fit.vertex, *np.log2(list(lr_by_window.values()))] if fit else []
     return Cell(
         width=width,
         tokens=tokens,
@@ -95,6 +124,8 @@ def _cell(fitted: FittedSweep, noise: Noise) -> Cell:
         log2_lr_sigma=half,
         sensitivity=_sensitivity(sweep, fit, sigma, noise.quantile),
         loss_sigma=sigma,
+        window_octaves=float(np.ptp(every)) if fit else None,
+        lr_by_window=lr_by_window,
     )
 
 

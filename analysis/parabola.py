@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.floating]
+HUBER = 1.345  # times the scale: 95 % efficient for Gaussian noise
+REWEIGHTS = 8
+EXACT = 1e-9  # scale of residuals below which they are rounding
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,24 @@ def fit_parabola(
     residual[used] = y[used] / sigma[used] - design @ (inverse @ y[used])
     a, b, c = solve[:, used] @ y[used]
     return Parabola(center, float(a), float(b), float(c), solve, residual, int(used.sum()) - 2 - labels.size, used)
+
+
+def fit_robust(x: Array, y: Array, *, used: NDArray[np.bool_], group: ArrayLike = 0) -> Parabola:
+    """`fit_parabola` in which points far off the curve count less: Huber's weights, reweighted least squares.
+
+    The scale is the median size of the residuals; beyond HUBER times it a point's weight falls as 1 / residual.
+    Source: Huber 1964; Holland & Welsch 1977 for the reweighting.
+    """
+    sigma = np.ones(x.size)
+    fit = fit_parabola(x, y, used=used, group=group)
+    for _ in range(REWEIGHTS):
+        off = np.abs(fit.residual * sigma)
+        scale = 1.4826 * float(np.median(off[used]))
+        if scale <= EXACT:
+            break
+        sigma = np.sqrt(np.maximum(off / (HUBER * scale), 1.0))
+        fit = fit_parabola(x, y, used=used, group=group, sigma=sigma)
+    return fit
 
 
 def vertex_interval(p: Parabola, sigma: ArrayLike, quantile: float) -> tuple[float, float] | None:

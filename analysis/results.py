@@ -8,6 +8,8 @@ from typing import Literal
 
 Status = Literal["ok", "lower_bound", "upper_bound", "not_identified"]
 CellState = Literal["interior", "edge_low", "edge_high", "too_few", "not_convex"]
+Side = Literal["below", "above"]
+RuleVerdict = Literal["sqrt", "linear", "neither", "cannot tell"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Cell:
 
     `lr`, `loss`, `curvature` are nan-free: where `state` is not `interior` they are Estimates with a non-ok status
     (edge_low: upper bound on lr*, edge_high: lower bound on lr*). `loss_sigma` is the noise of one run's loss in nats.
+    `window_octaves`: how far lr* depends on the window, the spread of log2 `lr_by_window`, which has lr* by every
+    window of a documented set (`analysis.sweep`) that has a minimum inside; None unless interior.
     """
 
     width: int
@@ -58,6 +62,8 @@ class Cell:
     log2_lr_sigma: float | None  # one standard error of log2 eta*, octaves; None unless interior
     sensitivity: dict[str, Estimate]  # "wortsman", "window1", "window2" (nats)
     loss_sigma: float | None = None  # noise of one run's loss, nats; None if the table cannot tell
+    window_octaves: float | None = None
+    lr_by_window: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,13 @@ class BestBatch:
 
 @dataclass(frozen=True)
 class Growth:
-    """Power law quantity ~ tokens^exponent (times width^exponent_width where fitted), or ~ variable^exponent."""
+    """Power law quantity ~ variable^exponent (times width^exponent_width where fitted), and what checks it.
+
+    `exponent_within`: of T with a level of its own for every N instead of a power of N. `bend`: coefficient of
+    log2(T/T0)^2; 0 for a power law. `bootstrap`: the exponent's interval by resampling cells. `choices`: lowest and
+    highest exponent over the documented windows and, where forms are not told apart, over those: a second error bar,
+    of choices instead of noise. None: does not apply to this quantity, or the points do not allow it.
+    """
 
     quantity: str  # e.g. "batch_crit:time_transfer_surge", "batch_best", "lr_crit", "lr_at_batch:2048", "curvature"
     exponent: Estimate
@@ -121,7 +133,55 @@ class Growth:
     exponent_width: Estimate | None
     n_points: int
     reference_tokens: float  # of `variable`
+    reference_width: float | None = None  # None where widths are pooled or there is one
+    exponent_within: Estimate | None = None
+    bend: Estimate | None = None
+    bootstrap: Estimate | None = None
+    choices: Estimate | None = None
     variable: str = "tokens"  # "n_params" where a quantity is set against the number of parameters alone
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Does N matter once T (and B where the quantity has one) is fixed?
+
+    `p_value`: of a difference between widths as large by chance, were there none. `exponent_width`: its size, as N^e.
+    """
+
+    quantity: str  # "lr" (eta* of a cell), "batch_best", "batch_crit:time_transfer_surge", "curvature"
+    p_value: float
+    exponent_width: Estimate
+    n_points: int
+    n_widths: int
+
+
+@dataclass(frozen=True)
+class SensitivityLaw:
+    """A measure of sensitivity as a power of T, B and (with several widths) N at once, over all interior cells."""
+
+    measure: str  # "wortsman", "window1", "window2", "curvature"
+    exponent_tokens: Estimate
+    exponent_width: Estimate | None
+    exponent_batch: Estimate | None
+    coefficient: Estimate  # log2 of the measure at the references
+    n_points: int
+    reference_tokens: float
+    reference_width: float | None
+    reference_batch: float | None
+
+
+@dataclass(frozen=True)
+class ScalingRule:
+    """Slope of log eta* on log B on one side of B*, at one T or over all (`tokens` None), and the rule it agrees with.
+
+    `sqrt` and `linear`: the interval of the slope holds 1/2 or 1, and not also the other or 0.
+    """
+
+    side: Side
+    tokens: int | None
+    slope: Estimate
+    verdict: RuleVerdict
+    n_points: int
 
 
 @dataclass(frozen=True)
@@ -136,3 +196,6 @@ class Analysis:
     best_batch: tuple[BestBatch, ...]
     growth: tuple[Growth, ...]
     warnings: tuple[str, ...]  # plain sentences for the report: what is not identified and why
+    scaling_rules: tuple[ScalingRule, ...] = ()
+    collapse: tuple[Collapse, ...] = ()
+    sensitivity_laws: tuple[SensitivityLaw, ...] = ()

@@ -4,12 +4,15 @@ No noise is known here: the scatter about the law is the error of everything.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
+from analysis.bootstrap import bootstrap_line, percentiles, resample
 from analysis.critical_batch import at_equal_loss, with_factors
 from analysis.fitting import linear_law
+from analysis.growth import Bootstrap
 from analysis.hyperbola import Crossings
 from analysis.results import Analysis, CriticalBatch, Estimate, Growth
 from configs.errors import ConfigError
@@ -45,11 +48,11 @@ def crossings_of(rows: pd.DataFrame) -> Crossings:
     return Crossings(same, log2_batch, log2_batch + log2_steps, np.ones(log2_batch.size, bool))
 
 
-def analyse_steps(table: pd.DataFrame) -> Analysis:
+def analyse_steps(table: pd.DataFrame, bootstrap: Bootstrap) -> Analysis:
     """Critical batches of every model and target, and their growth with T and with the number of parameters.
 
-    `table`: STEPS_COLUMNS, of which target_loss, batch_tokens and steps are needed. Raises ConfigError if nothing can
-    be fitted.
+    `table`: STEPS_COLUMNS, of which target_loss, batch_tokens and steps are needed. `bootstrap`: how many resamples
+    check the growth laws, and their seed. Raises ConfigError if nothing can be fitted.
     """
     critical: list[CriticalBatch] = []
     warnings = []
@@ -64,7 +67,8 @@ def analyse_steps(table: pd.DataFrame) -> Analysis:
         raise ConfigError("steps table: no target loss has three batches or more: nothing can be fitted")
     critical = list(with_factors(critical))
     size = "n_params" in table and table["n_params"].nunique() >= MIN_MODELS
-    growth = [law for variable in ("tokens", *(["n_params"] if size else [])) for law in _growth(critical, variable)]
+    variables = ("tokens", *(["n_params"] if size else []))
+    growth = [law for variable in variables for law in _growth(critical, variable, bootstrap)]
     return Analysis(
         meta={
             "kind": "steps to target",
@@ -74,6 +78,7 @@ def analyse_steps(table: pd.DataFrame) -> Analysis:
             if "seq_len" in table and table["seq_len"].nunique() == 1
             else None,
             "targets": list(targets),
+            "bootstrap": asdict(bootstrap),
         },
         cells=(),
         lr_laws=(),
@@ -95,7 +100,7 @@ def _of_target(rows: pd.DataFrame) -> Iterator[CriticalBatch]:
         yield CriticalBatch(name, tokens, batch, model=model, target_loss=target, n_params=size)
 
 
-def _growth(critical: Iterable[CriticalBatch], variable: str) -> Iterator[Growth]:
+def _growth(critical: Iterable[CriticalBatch], variable: str, bootstrap: Bootstrap) -> Iterator[Growth]:
     """Each definition against T or the number of parameters alone: along a series of models both grow together.
 
     Plain least squares in log2, as published; the scatter about the law gives the interval.
@@ -113,6 +118,7 @@ def _growth(critical: Iterable[CriticalBatch], variable: str) -> Iterator[Growth
         design = np.column_stack([np.ones_like(x), x - x.mean()])
         law = linear_law(design, y, np.eye(x.size) * 1e3)  # errors of 1e-3 octaves: the scatter takes over
         (level, half_level), (slope, half_slope) = (law.contrast(weights) for weights in np.eye(2))
+        counts = resample(x.size, bootstrap.resamples, bootstrap.seed)
         method = f"least squares in log2 against {variable} alone"
         yield Growth(
             quantity=f"batch_crit:{name}",
@@ -121,5 +127,6 @@ def _growth(critical: Iterable[CriticalBatch], variable: str) -> Iterator[Growth
             exponent_width=None,
             n_points=x.size,
             reference_tokens=float(2.0 ** x.mean()),
+            bootstrap=percentiles(slope, bootstrap_line(design, y, np.ones_like(y), counts)[:, 1]),
             variable=variable,
         )

@@ -1,19 +1,22 @@
 """The runs of one cell (N, T, B) and the parabola through the learning rates around the lowest loss."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.parabola import Parabola, fit_parabola
+from analysis.parabola import Parabola, fit_parabola, fit_robust
 from analysis.results import CellState
 
 Array = NDArray[np.floating]
 Ints = NDArray[np.integer]
 MIN_POINTS = 3
+POINTS = (3, 5, 7)  # learning rates of a window around the lowest loss
+RISES = (0.03, 0.1)  # nats above the lowest loss up to which a window reaches
+ROBUST_POINTS = 7
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class Sweep:
 
 @dataclass(frozen=True)
 class FittedSweep:
-    """A sweep, what can be said of its minimum, and the parabolas: the chosen one and those of +-1 point."""
+    """A sweep, what can be said of its minimum, and the parabolas: the chosen one and those of +-1 point.
+
+    `alternatives`: the parabolas of the documented set of windows, by name, those that have their minimum inside.
+    """
 
     sweep: Sweep
     state: CellState
     fit: Parabola | None = None
     variants: tuple[Parabola, ...] = ()
+    alternatives: dict[str, Parabola] = field(default_factory=dict)
 
 
 def sweeps_of(table: pd.DataFrame) -> Iterator[Sweep]:
@@ -105,9 +112,7 @@ def fit_sweep(sweep: Sweep, window: int) -> FittedSweep:
         return FittedSweep(sweep, "too_few")
     if best in (0, grid.size - 1):
         return FittedSweep(sweep, "edge_low" if best == 0 else "edge_high")
-    size = min(window, high - low)
-    start = int(np.clip(best - size // 2, low, high - size))
-    stop = start + size
+    start, stop = _around(sweep, window)
     fit = _parabola(sweep, start, stop)
     if fit.dof < 0:  # seeds that share too few learning rates: each has a level of its own
         return FittedSweep(sweep, "too_few")
@@ -118,9 +123,42 @@ def fit_sweep(sweep: Sweep, window: int) -> FittedSweep:
     windows = [(start - 1, stop), (start + 1, stop), (start, stop - 1), (start, stop + 1)]
     legal = [(i, j) for i, j in windows if low <= i <= best < j <= high and j - i >= MIN_POINTS]
     variants = [(p, i, j) for i, j in legal if (p := _parabola(sweep, i, j)).a > 0 and p.dof >= 0]
-    return FittedSweep(sweep, "interior", fit, tuple(p for p, i, j in variants if grid[i] <= p.vertex <= grid[j - 1]))
+    inside = tuple(p for p, i, j in variants if grid[i] <= p.vertex <= grid[j - 1])
+    return FittedSweep(sweep, "interior", fit, inside, _alternatives(sweep))
+
+
+def _around(sweep: Sweep, points: int) -> tuple[int, int]:
+    """The window grid[start:stop] of so many learning rates, the lowest loss as near its middle as may be."""
+    size = min(points, sweep.high - sweep.low)
+    start = int(np.clip(sweep.best - size // 2, sweep.low, sweep.high - size))
+    return start, start + size
+
+
+def _below(sweep: Sweep, rise: float) -> tuple[int, int]:
+    """The window of the consecutive learning rates around the lowest loss that lose less than `rise` nats to it."""
+    too_high = np.flatnonzero(~(sweep.curve <= sweep.curve[sweep.best] + rise))
+    start = int(max(too_high[too_high < sweep.best], default=-1)) + 1
+    return start, int(min(too_high[too_high > sweep.best], default=sweep.grid.size))
+
+
+def _alternatives(sweep: Sweep) -> dict[str, Parabola]:
+    """Windows by number of points, by rise of the loss, and one in which runs far off the curve count less."""
+    windows = {f"{points} points": _around(sweep, points) for points in POINTS}
+    windows |= {f"up to {rise:g} nats": _below(sweep, rise) for rise in RISES}
+    fits = {name: (_parabola(sweep, i, j), i, j) for name, (i, j) in windows.items() if j - i >= MIN_POINTS}
+    i, j = _around(sweep, ROBUST_POINTS)
+    robust = fit_robust(sweep.log2_lr, sweep.loss, used=_used(sweep, i, j), group=sweep.seed)
+    fits[f"{ROBUST_POINTS} points, robust"] = (robust, i, j)
+    return {
+        name: p
+        for name, (p, i, j) in fits.items()
+        if p.a > 0 and p.dof >= 0 and sweep.grid[i] <= p.vertex <= sweep.grid[j - 1]
+    }
 
 
 def _parabola(sweep: Sweep, start: int, stop: int) -> Parabola:
-    used = (sweep.log2_lr >= sweep.grid[start]) & (sweep.log2_lr <= sweep.grid[stop - 1])
-    return fit_parabola(sweep.log2_lr, sweep.loss, used=used, group=sweep.seed)
+    return fit_parabola(sweep.log2_lr, sweep.loss, used=_used(sweep, start, stop), group=sweep.seed)
+
+
+def _used(sweep: Sweep, start: int, stop: int) -> NDArray[np.bool_]:
+    return (sweep.log2_lr >= sweep.grid[start]) & (sweep.log2_lr <= sweep.grid[stop - 1])

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "import": tables.import_command,
     "analyse": tables.analyse_command,
     "report": tables.report_command,
+    "predict": tables.predict_command,
     "universal": runs.universal_command,
     "export": runs.export_command,
     "mup": checks.mup_command,

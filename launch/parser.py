@@ -70,6 +70,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--diverged-above", type=float, metavar="NATS", help="loss from which a run diverged")
     command.add_argument("--out", type=Path, help="directory (default: runs/<name of FILE>)")
 
+    command = add("predict", "Read the fitted laws at budgets and sizes that were not trained.")
+    command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
+    command.add_argument("--tokens", required=True, nargs="+", metavar="T", help="budgets in tokens, e.g. 2^20 5e9")
+    command.add_argument("--width", metavar="N", help="width of the model (default: the table's, if it has one)")
+    command.add_argument("--n-params", metavar="P", help="or its parameters, with embeddings")
+    command.add_argument("--batch", metavar="B", help="also lr* at this batch, in tokens")
+    command.add_argument("--force", action="store_true", help="also beyond the reach of the laws")
+
     command = add("universal", "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
 

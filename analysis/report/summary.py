@@ -12,8 +12,9 @@ from analysis.definitions import DEFINITIONS, definition_name, definitions_of, f
 from analysis.notation import compact, estimate_text, grid_count, hundredths, plain
 from analysis.report.advice import advice
 from analysis.report.html import bullets, html_table, prose
-from analysis.results import Analysis, Growth, LrLawVerdict
+from analysis.results import Analysis, Collapse, Growth, LrLawVerdict, ScalingRule
 
+SIGNIFICANT = 0.05
 _FIRST = 6  # warnings that are shown before one asks for more
 HEADLINES = ("batch_crit:time_transfer_surge", "lr_crit", "batch_best", "lr_best")
 
@@ -43,8 +44,10 @@ def summary(analysis: Analysis) -> str:
             _critical_batch(analysis),
             "<h3>How they grow with T</h3>",
             _growth(analysis.growth),
+            _collapse(analysis.collapse),
             "<h3>Which form η*(B) has</h3>",
             bullets(_verdicts(analysis.lr_verdicts)) if analysis.lr_verdicts else "<p>No form was fitted.</p>",
+            _rules(analysis.scaling_rules),
             _warnings(analysis.warnings),
             "</section>",
         )
@@ -111,6 +114,23 @@ def _growth_sentence(growth: Growth) -> str:
     return f"{text}; exponent of N: {estimate_text(width, hundredths)}" if width else text
 
 
+_COLLAPSED = {"lr": "η* at the same T and B", "curvature": "sensitivity S<sub>c</sub> at the same T and B"}
+
+
+def _collapse(tests: tuple[Collapse, ...]) -> str:
+    """Whether the widths differ beyond their errors once T is fixed, one sentence a quantity."""
+    if not tests:
+        return ""
+    items = [
+        f"{_COLLAPSED.get(test.quantity) or quantity_name(test.quantity)}: "
+        + ("the widths differ" if test.p_value < SIGNIFICANT else "no difference between widths above the errors")
+        + f" (p = {plain(test.p_value)}), as N<sup>e</sup> with e = "
+        + f'<span class="num">{estimate_text(test.exponent_width, hundredths)}</span>.'
+        for test in tests
+    ]
+    return "<h3>Does N matter once T is fixed?</h3>" + bullets(items)
+
+
 def _verdicts(verdicts: tuple[LrLawVerdict, ...]) -> list[str]:
     """The verdict over all T with its reason, then budgets with the same verdict together."""
     items = [f"Over all T: {_verdict(v)} ({prose(v.explanation)})." for v in verdicts if v.tokens is None]
@@ -125,6 +145,27 @@ def _verdict(verdict: LrLawVerdict) -> str:
     if verdict.verdict == "ambiguous":
         return f"<strong>ambiguous</strong> between {', '.join(map(form_name, verdict.candidates))}"
     return f"<strong>{escape(form_name(verdict.verdict))}</strong>"
+
+
+_RULES = {
+    "sqrt": "consistent with the square-root rule (1/2)",
+    "linear": "consistent with the linear rule (1)",
+    "neither": "neither the square-root rule (1/2) nor the linear rule (1)",
+    "cannot tell": "the grid cannot tell which rule holds",
+}
+
+
+def _rules(rules: tuple[ScalingRule, ...]) -> str:
+    """The square-root and the linear rule on either side of B*: over all T where there are several, else at the one."""
+    several = any(rule.tokens is None for rule in rules)
+    shown = [rule for rule in rules if rule.tokens is None or not several]
+    items = [
+        f"For B {rule.side} B*, η* ∝ B<sup>s</sup> with s = "
+        f'<span class="num">{estimate_text(rule.slope, hundredths)}</span> (from {rule.n_points} points): '
+        f"<strong>{_RULES[rule.verdict]}</strong>."
+        for rule in shown
+    ]
+    return "<h3>Does η* follow √B or B?</h3>" + bullets(items) if items else ""
 
 
 def _warnings(warnings: tuple[str, ...]) -> str:

@@ -24,13 +24,25 @@ TERMS = (
         "η*(N, T, B)",
         "Learning rate of the lowest loss: vertex of a parabola in log<sub>2</sub> η through the points around the "
         "minimum. Never extrapolated: if the lowest loss is at the edge of the grid (edge, low or high) it is a "
-        "bound; with too few points or no positive curvature it is unknown.",
+        "bound; with too few points or no positive curvature it is unknown. Diverged runs count as higher than any "
+        "loss but enter no parabola.",
+    ),
+    (
+        "By window, octaves",
+        "How far η* depends on the window of the parabola: the spread over 3, 5 and 7 learning rates, over those "
+        "within 0.03 and 0.1 nats of the lowest loss, and a robust fit to 7. Beside it the rate of the lowest loss.",
     ),
     ("B*(T)", "Batch of the lowest loss when η is tuned for each B. Not a critical batch."),
     (
         "Interval",
         "95 %. It covers the scatter of runs and the choice of the window, not what another data set or model would "
         "change.",
+    ),
+    (
+        "Checks of a growth exponent",
+        "By resampling: percentiles over resampled cells. By choice: lowest and highest over the windows of the "
+        "parabola and over the forms that are not told apart. Bend: coefficient of log<sub>2</sub>(T)², 0 for a power "
+        "law. A level per N: the exponent of T when every width has a level of its own.",
     ),
     (
         "AICc, weight",
@@ -49,6 +61,8 @@ def tables(table: pd.DataFrame, analysis: Analysis) -> str:
             "B",
             "state",
             "η*",
+            "by window, octaves",
+            "lowest tried",
             "loss at η*, nats",
             "S<sub>c</sub>, nats/octave²",
             "learning rates",
@@ -67,6 +81,7 @@ def tables(table: pd.DataFrame, analysis: Analysis) -> str:
             _laws(analysis.lr_laws) if analysis.lr_laws else "<p>No form was fitted.</p>",
             "<h3>Growth laws</h3>",
             growth_table(analysis) if analysis.growth else "<p>No growth law was fitted.</p>",
+            _sensitivity(analysis) if analysis.sensitivity_laws else "",
             "<h3>Best batch</h3>",
             _best(analysis) if analysis.best_batch else "<p>No best batch was found.</p>",
             f"<details><summary>All {len(analysis.cells)} cells (N, T, B)</summary>{cells}</details>",
@@ -140,6 +155,10 @@ def growth_table(analysis: Analysis) -> str:
         [
             quantity_name(growth.quantity) + ("" if growth.variable == "tokens" else ", against parameters"),
             estimate_text(growth.exponent, hundredths),
+            *(
+                estimate_text(check, hundredths) if check else ""
+                for check in (growth.bootstrap, growth.choices, growth.bend, growth.exponent_within)
+            ),
             estimate_text(growth.exponent_width, hundredths) if growth.exponent_width else "",
             estimate_text(growth.coefficient, hundredths),
             compact(growth.reference_tokens),
@@ -150,12 +169,32 @@ def growth_table(analysis: Analysis) -> str:
     head = [
         "quantity",
         "exponent (of T unless said)",
+        "by resampling",
+        "by choice of window and form",
+        "bend",
+        "a level per N",
         "exponent of N",
         "log<sub>2</sub> of the quantity at the reference",
         "reference",
         "points",
     ]
     return html_table(head, rows, "Growth laws")
+
+
+def _sensitivity(analysis: Analysis) -> str:
+    rows = [
+        [
+            quantity_name(law.measure if law.measure == "curvature" else f"sensitivity:{law.measure}"),
+            *(
+                estimate_text(exponent, hundredths) if exponent else ""
+                for exponent in (law.exponent_tokens, law.exponent_batch, law.exponent_width)
+            ),
+            str(law.n_points),
+        ]
+        for law in analysis.sensitivity_laws
+    ]
+    head = ["measure", "exponent of T", "exponent of B", "exponent of N", "points"]
+    return "<h3>Sensitivity in T, B and N together</h3>" + html_table(rows=rows, head=head, label="Sensitivity laws")
 
 
 def _best(analysis: Analysis) -> str:
@@ -184,6 +223,8 @@ def _cell_row(cell: Cell) -> list[str]:
         grid_count(cell.batch_tokens),
         STATES[cell.state],
         estimate_text(cell.lr),
+        "" if cell.window_octaves is None else f"{cell.window_octaves:.2f}",
+        plain(cell.argmin_lr),
         estimate_text(cell.loss, nats),
         estimate_text(cell.curvature),
         str(cell.n_lrs),

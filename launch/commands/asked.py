@@ -49,7 +49,7 @@ def layout_of(arguments: argparse.Namespace) -> "Layout":
     return layout(arguments.workers, arguments.ranks)
 
 
-def collected(study_dir: Path) -> "tuple[pd.DataFrame, list[Path]]":
+def collected(study_dir: Path) -> "tuple[pd.DataFrame, tuple[Path, Path]]":
     """A study's run table, written, and the paths of its files."""
     from analysis.table import build_table, write_table
 

@@ -67,13 +67,17 @@ def report_command(arguments: argparse.Namespace, console: Console) -> int:
 def predict_command(arguments: argparse.Namespace, console: Console) -> int:
     from analysis.predict import predict
     from analysis.prediction_table import print_predictions
+    from analysis.stored import load_table, table_dirs
 
     tokens = [_amount("--tokens", text) for text in arguments.tokens]
     width, n_params, batch = (
         _amount(f"--{name.replace('_', '-')}", text) if (text := getattr(arguments, name)) else None
         for name in ("width", "n_params", "batch")
     )
-    table, _ = collected(arguments.study)
+    directories = table_dirs(arguments.study)
+    if len(directories) > 1:
+        raise ConfigError(f"{arguments.study}: it holds several tables; give one of {', '.join(map(str, directories))}")
+    table = load_table(directories[0])
     predictions = predict(table, tokens=tokens, width=width, n_params=n_params, batch=batch, force=arguments.force)
     print_predictions(console, predictions)
     return 0

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from analysis.optimum import find_optima
-from analysis.parabola import fit_parabola, vertex_interval
+from analysis.parabola import fit_parabola, fit_robust, vertex_interval
 from tests.planted import planted_lr, planted_table
 
 ONE_CELL = {"widths": (64,), "budgets": (2**19,), "batches": (2**10,)}
@@ -138,3 +138,37 @@ def test_fiellers_interval_of_a_hand_example():
 def test_cells_without_any_loss_are_left_out():
     table = pd.concat([planted_table(**ONE_CELL), planted_table(**ONE_CELL).assign(batch_tokens=64, loss=np.nan)])
     assert [cell.batch_tokens for cell in find_optima(table).cells] == [2**10]
+
+
+def test_every_window_agrees_on_a_parabola():
+    for cell in find_optima(planted_table()).cells:
+        assert {"3 points", "5 points", "7 points", "7 points, robust"} <= set(cell.lr_by_window)
+        assert cell.window_octaves < 1e-6
+
+
+def test_the_spread_over_windows_shows_a_curve_that_is_no_parabola():
+    table = planted_table(**ONE_CELL)
+    octaves = np.log2(table["lr"]) - np.log2(truth(2**10, 2**19))
+    (cell,) = find_optima(table.assign(loss=table["loss"] + 0.002 * octaves**3)).cells
+    lrs = np.log2([cell.lr.value, *cell.lr_by_window.values()])
+    assert cell.window_octaves == pytest.approx(np.ptp(lrs))
+    assert cell.window_octaves > 0.02
+    assert find_optima(planted_table(**ONE_CELL, lrs=(2.0**-6, 2.0**-5))).cells[0].window_octaves is None
+
+
+def test_a_window_by_rise_takes_the_runs_below_it():
+    """a = 0.02 at 2^-7.04: within 0.1 nats of the lowest run lie those up to sqrt(5) octaves away."""
+    lrs = tuple(2.0**k for k in range(-12, -3))
+    table = planted_table(**ONE_CELL, lrs=lrs)
+    far = np.abs(np.log2(table["lr"]) - np.log2(truth(2**10, 2**19))) > 2.3
+    (cell,) = find_optima(table.assign(loss=table["loss"].mask(far, table["loss"] + 1.0))).cells
+    assert np.log2(cell.lr_by_window["up to 0.1 nats"]) == pytest.approx(np.log2(truth(2**10, 2**19)), abs=1e-6)
+
+
+def test_one_bad_run_moves_the_robust_optimum_less():
+    x = np.arange(-3.0, 4.0)
+    y = 0.02 * x**2 + 0.001 * np.array([1, -1, 1, -1, 1, -1, 1])
+    y[5] += 0.05
+    used = np.ones(7, bool)
+    assert abs(fit_robust(x, y, used=used).vertex) < 0.6 * abs(fit_parabola(x, y, used=used).vertex)
+    assert fit_robust(x, 0.02 * (x - 0.3) ** 2, used=used).vertex == pytest.approx(0.3)

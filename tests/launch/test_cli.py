@@ -29,7 +29,7 @@ def bcrit(tmp_path, data_dir, monkeypatch, capsys):
     (tmp_path / "small.yaml").write_text(STUDY)
 
     def run(command: str, *arguments: object) -> tuple[int, str]:
-        where = [] if command in ("table", "report", "analyse") else ["--data-dir", str(data_dir)]
+        where = [] if command in ("table", "report", "analyse", "predict") else ["--data-dir", str(data_dir)]
         code = main([command, *map(str, arguments), *where])
         return code, capsys.readouterr().err
 
@@ -91,3 +91,8 @@ def test_a_run_directory_of_another_run(bcrit, tmp_path):
 @pytest.mark.parametrize("command", ["table", "analyse", "report"])
 def test_a_directory_without_a_study(bcrit, tmp_path, command):
     assert refused(bcrit(command, tmp_path / "nowhere"), "nowhere", "bcrit run")
+
+
+@pytest.mark.parametrize("tokens", ["much", "-1", "2^18..2^20"])
+def test_predict_wants_amounts(bcrit, tmp_path, tokens):
+    assert refused(bcrit("predict", tmp_path, f"--tokens={tokens}", "--width", 64), "2^"), tokens

@@ -8,7 +8,17 @@ import pytest
 from analysis.notation import compact, estimate_text, grid_count, hundredths, plain
 from analysis.report.html import prose
 from analysis.report.summary import summary
-from analysis.results import Analysis, BestBatch, CriticalBatch, Estimate, Growth, LrLawVerdict
+from analysis.results import (
+    Analysis,
+    BestBatch,
+    Collapse,
+    CriticalBatch,
+    Estimate,
+    Growth,
+    LrLawVerdict,
+    RuleVerdict,
+    ScalingRule,
+)
 from tests.report.conftest import Report
 
 AT_LEAST = Estimate(None, 5000.0, None, "tokens", "lower_bound", "")
@@ -117,3 +127,25 @@ def test_numbers_as_text() -> None:
     assert prose("B_crit at T=262144 grows as N^0.5 < 1") == (
         "B<sub>crit</sub> at T = 2<sup>18</sup> grows as N<sup>0.5</sup> &lt; 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("sqrt", "consistent with the square-root rule"),
+        ("linear", "consistent with the linear rule"),
+        ("neither", "neither the square-root rule (1/2) nor the linear rule (1)"),
+        ("cannot tell", "the grid cannot tell which rule holds"),
+    ],
+)
+def test_the_scaling_rule_is_a_sentence(report: Report, verdict: RuleVerdict, said: str) -> None:
+    slope = Estimate(0.48, 0.41, 0.55, "1", "ok", "")
+    text = words(replace(report.analysis, scaling_rules=(ScalingRule("below", None, slope, verdict, 12),)))
+    assert f"For B below B*, η* ∝ Bs with s = 0.48 [0.41, 0.55] (from 12 points): {said}" in text
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.41, "no difference between widths above the errors"), (0.01, "differ")])
+def test_whether_the_width_matters_is_a_sentence(report: Report, p: float, said: str) -> None:
+    test = Collapse("lr", p, Estimate(0.02, -0.05, 0.09, "1", "ok", ""), 36, 2)
+    text = words(replace(report.analysis, collapse=(test,)))
+    assert f"{said} (p = {plain(p)}), as Ne with e = 0.02 [−0.05, 0.09]" in text
