@@ -100,8 +100,9 @@ def _levenberg_marquardt(evaluate: Callable[[Array], tuple[Array, Array]], start
     chi2, damping = r @ r, 1e-3
     for _ in range(200):
         gram = j.T @ j
-        scale = np.diag(gram) + 1e-12 * np.trace(gram) + 1e-300
-        step = np.clip(np.linalg.lstsq(gram + damping * np.diag(scale), -j.T @ r, rcond=None)[0], -2.0, 2.0)
+        scale = np.sqrt(gram.diagonal() + 1e-12 * gram.trace() + 1e-300)
+        damped = gram / np.outer(scale, scale) + damping * np.eye(scale.size)  # never singular: damping >= 1e-12
+        step = np.clip(np.linalg.solve(damped, j.T @ r / -scale) / scale, -2.0, 2.0)
         r_trial, j_trial = evaluate(theta + step)
         chi2_trial = r_trial @ r_trial
         if chi2_trial < chi2:
