@@ -44,7 +44,7 @@ def analyse(table: pd.DataFrame, *, window: int = 5, bootstrap: Bootstrap = CHEC
     fitted = [fit_lr_laws(points, tokens=tokens) for tokens in [*budgets, *([None] if len(budgets) > 1 else [])]]
     laws = tuple(law for of_budget, _ in fitted for law in of_budget)
     verdicts = tuple(verdict for _, verdict in fitted)
-    critical = critical_batches(points, laws, cells, noise, checked.table)
+    critical = critical_batches(points, laws, verdicts, cells, noise, checked.table)
     best = best_batches(cells, noise)
     growth = growth_laws(points, cells, critical, best, noise, bootstrap)
     growth = with_choices(growth, optima, points, verdicts[-1].candidates)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from analysis.noise import Noise
 from analysis.results import BestBatch, Cell, CellState, CriticalBatch, LrLaw, LrLawVerdict
 
+MOST_NAMED = 4
 REMEDY: dict[CellState, str] = {
     "edge_low": "their optimum lies at or below the lowest learning rates: add lower ones",
     "edge_high": "their optimum lies at or above the highest learning rates: add higher ones",
@@ -23,19 +24,62 @@ def explain(
 ) -> Iterator[str]:
     """One sentence per matter, the most basic first."""
     yield from _cells(cells)
+    yield from _diverged(cells)
+    yield from _holes(cells)
     yield from _noise(cells, noise)
     yield from _forms(verdicts)
     yield from _critical(cells, critical)
+    yield from noted(critical)
     yield from _widths(laws)
     yield from _best(best)
 
 
 def _cells(cells: Sequence[Cell]) -> Iterator[str]:
     for state, remedy in REMEDY.items():
-        those = [f"(N={c.width}, T={c.tokens}, B={c.batch_tokens})" for c in cells if c.state == state]
+        those = [c for c in cells if c.state == state]
         if those:
-            some = ", ".join(those[:4]) + (" ..." if len(those) > 4 else "")
-            yield f"{len(those)} of {len(cells)} cells have no tuned learning rate, {remedy}. Cells: {some}."
+            yield f"{len(those)} of {len(cells)} cells have no tuned learning rate, {remedy}. Cells: {_some(those)}."
+
+
+def _diverged(cells: Sequence[Cell]) -> Iterator[str]:
+    those = [c for c in cells if c.n_diverged]
+    if those:
+        runs = sum(c.n_diverged for c in those)
+        yield (
+            f"{runs} run{'s' * (runs > 1)} diverged, in {len(those)} of {len(cells)} cells: a learning rate too high "
+            f"there, not a loss; no parabola passes through {'them' if runs > 1 else 'it'}. Cells: {_some(those)}."
+        )
+
+
+def _holes(cells: Sequence[Cell]) -> Iterator[str]:
+    """Batches that lie between those of their N and T, and that another N or T has."""
+    present = {(c.width, c.tokens, c.batch_tokens) for c in cells}
+    batches = sorted({b for _, _, b in present})
+    holes = []
+    for width, tokens in sorted({(n, t) for n, t, _ in present}):
+        here = [b for n, t, b in present if (n, t) == (width, tokens)]
+        holes += [(width, tokens, b) for b in batches if min(here) < b < max(here) and b not in here]
+    if holes:
+        some = ", ".join(f"(N={n}, T={t}, B={b})" for n, t, b in holes[:MOST_NAMED]) + " ..." * (
+            len(holes) > MOST_NAMED
+        )
+        yield f"The grid has holes, batches missing between others: {some}. Nothing is interpolated there: run them."
+
+
+def _some(cells: Sequence[Cell]) -> str:
+    those = [f"(N={c.width}, T={c.tokens}, B={c.batch_tokens})" for c in cells]
+    return ", ".join(those[:MOST_NAMED]) + (" ..." if len(those) > MOST_NAMED else "")
+
+
+def noted(critical: Iterable[CriticalBatch]) -> Iterator[str]:
+    """What to know about critical batches, the definitions and budgets of one matter together."""
+    together: dict[str, dict[str, list[str]]] = {}
+    for c in critical:
+        if c.note:
+            together.setdefault(c.note, {}).setdefault(c.model or f"T={c.tokens}", []).append(c.definition)
+    for note, places in together.items():
+        names = sorted({name for names in places.values() for name in names})
+        yield f"B_crit by {', '.join(names)} at {', '.join(places)}: {note}."
 
 
 def _noise(cells: Sequence[Cell], noise: Noise) -> Iterator[str]:

@@ -15,10 +15,10 @@ from scipy import special
 from analysis.branched import branched_batches
 from analysis.crossings import crossings_at, targets
 from analysis.fitting import CONFIDENCE
-from analysis.hyperbola import REFERENCE_SEQS, Crossings, fit_hyperbola, inverse_regression, overhead_batch
+from analysis.hyperbola import REFERENCE_SEQS, Crossings, Hyperbola, fit_hyperbola, inverse_regression, overhead_batch
 from analysis.laws import Points, fit_law
 from analysis.noise import Noise
-from analysis.results import Cell, CriticalBatch, Estimate, LrLaw
+from analysis.results import Cell, CriticalBatch, Estimate, LrLaw, LrLawVerdict
 
 DEFINITION_OF_FORM = {
     "surge": "time_transfer_surge",
@@ -29,7 +29,12 @@ REFERENCES = ("hyperbola", "time_transfer_surge")  # what the other definitions 
 
 
 def critical_batches(
-    points: Points, laws: Iterable[LrLaw], cells: Sequence[Cell], noise: Noise, table: pd.DataFrame
+    points: Points,
+    laws: Iterable[LrLaw],
+    verdicts: Iterable[LrLawVerdict],
+    cells: Sequence[Cell],
+    noise: Noise,
+    table: pd.DataFrame,
 ) -> tuple[CriticalBatch, ...]:
     """All definitions at all budgets.
 
@@ -39,14 +44,25 @@ def critical_batches(
     branches leave. `noise_scale`: from a column of that name. `table` (checked) is where batches, branches and noise
     scales are read off, and the context length `seq_len` that gives Zhang's reference batch in tokens.
     """
+    preferred = {verdict.tokens: verdict.candidates for verdict in verdicts}
+
+    def behind(form: str, tokens: int | None) -> str:
+        rivals = preferred.get(tokens, ())
+        return f"AICc prefers another form ({', '.join(rivals)})" if rivals and form not in rivals else ""
+
     per_budget = [
-        CriticalBatch(DEFINITION_OF_FORM[law.form], law.tokens, law.parameters["batch_crit"])
+        CriticalBatch(
+            DEFINITION_OF_FORM[law.form],
+            law.tokens,
+            law.parameters["batch_crit"],
+            note=behind(law.form, law.tokens),
+        )
         for law in laws
         if law.tokens is not None and law.form in DEFINITION_OF_FORM
     ]
     budgets = [round(2.0**t) for t in np.unique(points.tokens)]
     together = [
-        CriticalBatch("time_transfer_surge_all_budgets", tokens, fit.estimate("batch_crit"))
+        CriticalBatch("time_transfer_surge_all_budgets", tokens, fit.estimate("batch_crit"), note=behind("surge", None))
         for tokens in (budgets if len(budgets) > 1 else [])
         if (fit := fit_law(points, "surge", reference_tokens=tokens)) is not None
     ]
@@ -59,21 +75,36 @@ def without_form(cells: Sequence[Cell], noise: Noise, table: pd.DataFrame) -> li
     return [*_from_loss(cells, noise, seq_len), *branched_batches(table), *_noise_scales(table, cells)]
 
 
-def at_equal_loss(crossings: Crossings, seq_len: float | None, noise_dof: int = 0) -> dict[str, Estimate]:
-    """`hyperbola`, `surge_noise` and `overhead20` of one target, as far as the crossings allow.
+def at_equal_loss(
+    crossings: Crossings, tokens: int, seq_len: float | None, noise_dof: int = 0
+) -> Iterator[CriticalBatch]:
+    """`hyperbola`, `surge_noise` and `overhead20` of one target, reached at `tokens`, as far as the crossings allow.
 
     The reference batch of `overhead20` is Zhang's 256 sequences where the context length is known and the batches span
     it, else the smallest batch that the hyperbola was fitted to.
     """
-    found: dict[str, Estimate] = {}
     fit = fit_hyperbola(crossings, noise_dof)
+    note = _left_out(crossings, fit) if fit is not None else ""
     if fit is not None:
         batches = 2.0 ** crossings.log2_batch[fit.used]
         zhang = REFERENCE_SEQS * (seq_len or np.nan)
         reference = zhang if batches.min() <= zhang <= batches.max() else float(batches.min())
-        found |= {"hyperbola": fit.batch_crit, "overhead20": overhead_batch(fit.batch_crit, reference)}
+        yield CriticalBatch("hyperbola", tokens, fit.batch_crit, note=note)
+        yield CriticalBatch("overhead20", tokens, overhead_batch(fit.batch_crit, reference), note=note)
     line = inverse_regression(crossings)
-    return found | ({"surge_noise": line} if line is not None else {})
+    if line is not None:
+        yield CriticalBatch("surge_noise", tokens, line, note=note)
+
+
+def _left_out(crossings: Crossings, fit: Hyperbola) -> str:
+    """Empty unless E(B) is U-shaped (`analysis.hyperbola.beyond_the_best`)."""
+    if fit.used.all():
+        return ""
+    batches = sorted({round(b) for b in 2.0 ** crossings.log2_batch[~fit.used]})
+    return (
+        f"E(B) is U-shaped: tokens to the target rise towards small batches by more than their noise, and "
+        f"B = {', '.join(map(str, batches))} are left out of the fit"
+    )
 
 
 def with_factors(found: Iterable[CriticalBatch]) -> tuple[CriticalBatch, ...]:
@@ -90,12 +121,13 @@ def with_factors(found: Iterable[CriticalBatch]) -> tuple[CriticalBatch, ...]:
 
 def _from_loss(cells: Sequence[Cell], noise: Noise, seq_len: float | None) -> Iterator[CriticalBatch]:
     for tokens in targets(cells):
-        found = at_equal_loss(crossings_at(cells, tokens, noise), seq_len, noise.dof)
-        inverted = fit_hyperbola(crossings_at(cells, tokens, noise, "power_law"), noise.dof)
+        yield from at_equal_loss(crossings_at(cells, tokens, noise), tokens, seq_len, noise.dof)
+        crossings = crossings_at(cells, tokens, noise, "power_law")
+        inverted = fit_hyperbola(crossings, noise.dof)
         if inverted is not None:
             method = inverted.batch_crit.method.replace("S = Smin", "D = Dmin")
-            found["power_lines"] = replace(inverted.batch_crit, method=method)
-        yield from (CriticalBatch(name, tokens, batch) for name, batch in found.items())
+            batch = replace(inverted.batch_crit, method=method)
+            yield CriticalBatch("power_lines", tokens, batch, note=_left_out(crossings, inverted))
 
 
 def _noise_scales(table: pd.DataFrame, cells: Sequence[Cell]) -> Iterator[CriticalBatch]:

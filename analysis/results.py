@@ -103,6 +103,7 @@ class CriticalBatch:
     model: str = ""  # of a table of steps to target, where each model has its own target
     target_loss: float | None = None  # nats, there
     n_params: float | None = None  # of that model
+    note: str = ""  # what to know before it is used: batches that were left out, a form that the data rule out
 
 
 @dataclass(frozen=True)

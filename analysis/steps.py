@@ -4,12 +4,13 @@ No noise is known here: the scatter about the law is the error of everything.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.bootstrap import bootstrap_line, percentiles, resample
+from analysis.caveats import noted
 from analysis.critical_batch import at_equal_loss, with_factors
 from analysis.fitting import linear_law
 from analysis.growth import Bootstrap
@@ -86,7 +87,7 @@ def analyse_steps(table: pd.DataFrame, bootstrap: Bootstrap) -> Analysis:
         critical_batch=tuple(critical),
         best_batch=(),
         growth=tuple(growth),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *noted(critical)),
     )
 
 
@@ -96,8 +97,8 @@ def _of_target(rows: pd.DataFrame) -> Iterator[CriticalBatch]:
     size = float(rows["n_params"].iloc[0]) if "n_params" in rows else None
     crossings = crossings_of(rows)
     tokens = round(2.0 ** float(crossings.log2_tokens.min()))
-    for name, batch in at_equal_loss(crossings, seq_len).items():
-        yield CriticalBatch(name, tokens, batch, model=model, target_loss=target, n_params=size)
+    for found in at_equal_loss(crossings, tokens, seq_len):
+        yield replace(found, model=model, target_loss=target, n_params=size)
 
 
 def _growth(critical: Iterable[CriticalBatch], variable: str, bootstrap: Bootstrap) -> Iterator[Growth]:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "run": studies.run_command,
     "table": tables.table_command,
     "import": tables.import_command,
+    "wandb": tables.wandb_command,
     "analyse": tables.analyse_command,
     "report": tables.report_command,
     "predict": tables.predict_command,

@@ -11,8 +11,8 @@ from configs.expressions import axis_values
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """What is asked; `key=value` may stand anywhere behind the command. Exits as argparse does if it is wrong."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:2] == ["table", "import"]:  # `table DIR` has no subcommands; a directory of this name is ./import
-        argv = ["import", *argv[2:]]
+    if argv[:1] == ["table"] and argv[1:2] in (["import"], ["wandb"]):  # a directory of such a name is ./import
+        argv = argv[1:]
     root = parser()
     arguments, rest = root.parse_known_args(argv)
     if rest and (not hasattr(arguments, "overrides") or any("=" not in word or word[0] == "-" for word in rest)):
@@ -48,7 +48,10 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--all", action="store_true", help="print every run of a long table")
 
     for name, text in (
-        ("table", "Collect a study's runs into its run table; `bcrit table import FILE` reads anybody's table."),
+        (
+            "table",
+            "Collect a study's runs into its run table; `bcrit table import FILE` or `wandb PROJECT` reads others'.",
+        ),
         ("analyse", "Fit the laws to the runs of a study, or to an imported table, and write laws.json."),
         ("report", "Write a report: one HTML page that opens offline."),
     ):
@@ -57,18 +60,36 @@ def parser() -> argparse.ArgumentParser:
         if name != "table":
             command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
 
-    command = add("import", "Read a CSV, Parquet or JSON Lines table of runs, or of steps to a target loss.")
-    command.add_argument("file", type=Path, metavar="FILE", help="the table")
-    command.add_argument("--preset", type=Path, metavar="YAML", help="a mapping in a file (see configs/presets)")
-    command.add_argument(
-        "--map", action="append", default=[], metavar="NAME=EXPR", help="a column from an expression of FILE's columns"
-    )
-    command.add_argument("--where", metavar="CONDITION", help="rows to use, e.g. \"schedule == 'wsd'\"")
-    command.add_argument(
-        "--group", action="append", default=[], metavar="EXPR", help="what else differs; each value is analysed apart"
-    )
-    command.add_argument("--diverged-above", type=float, metavar="NATS", help="loss from which a run diverged")
-    command.add_argument("--out", type=Path, help="directory (default: runs/<name of FILE>)")
+    for name, text in (
+        ("import", "Read a CSV, Parquet or JSON Lines table of runs, or of steps to a target loss."),
+        ("wandb", "Read the runs of a Weights & Biases project as a run table."),
+    ):
+        command = add(name, text)
+        if name == "import":
+            command.add_argument("file", type=Path, metavar="FILE", help="the table")
+        else:
+            command.add_argument("project", metavar="ENTITY/PROJECT", help="whose runs")
+            command.add_argument(
+                "--history",
+                type=lambda keys: keys.split(","),
+                default=[],
+                metavar="KEY,KEY",
+                help="a row for each logged row that has these keys, e.g. tokens,valid/loss (default: a row a run)",
+            )
+        command.add_argument("--preset", type=Path, metavar="YAML", help="a mapping in a file (see configs/presets)")
+        command.add_argument(
+            "--map", action="append", default=[], metavar="NAME=EXPR", help="a column from an expression of theirs"
+        )
+        command.add_argument("--where", metavar="CONDITION", help="rows to use, e.g. \"schedule == 'wsd'\"")
+        command.add_argument(
+            "--group",
+            action="append",
+            default=[],
+            metavar="EXPR",
+            help="what else differs; each value is analysed apart",
+        )
+        command.add_argument("--diverged-above", type=float, metavar="NATS", help="loss from which a run diverged")
+        command.add_argument("--out", type=Path, help="directory (default: runs/<name of the table>)")
 
     command = add("predict", "Read the fitted laws at budgets and sizes that were not trained.")
     command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")

@@ -28,13 +28,15 @@ def start_deepspeed(ranks: int, *arguments: object, log: Path) -> subprocess.Pop
 
 def bcrit(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The `bcrit` command, to its end."""
-    return subprocess.run(_bcrit(arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
+    return subprocess.run(bcrit_command(*arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
 
 
 def start_bcrit(*arguments: object) -> subprocess.Popen:
     """The `bcrit` command in a session of its own, not waited for."""
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(_bcrit(arguments), env=ENVIRONMENT, stdout=quiet, stderr=quiet, start_new_session=True)
+    return subprocess.Popen(
+        bcrit_command(*arguments), env=ENVIRONMENT, stdout=quiet, stderr=quiet, start_new_session=True
+    )
 
 
 def kill_everything(process: subprocess.Popen) -> None:
@@ -82,5 +84,5 @@ def _deepspeed(ranks: int, arguments: tuple[object, ...]) -> list[str]:
     return [*launcher, *port, str(ROOT / "train" / "pretrain.py"), *map(str, arguments)]
 
 
-def _bcrit(arguments: tuple[object, ...]) -> list[str]:
+def bcrit_command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "launch.cli", *map(str, arguments)]

@@ -12,10 +12,11 @@ from analysis.definitions import DEFINITIONS, definition_name, definitions_of, f
 from analysis.notation import compact, estimate_text, grid_count, hundredths, plain
 from analysis.report.advice import advice
 from analysis.report.html import bullets, html_table, prose
-from analysis.results import Analysis, Collapse, Growth, LrLawVerdict, ScalingRule
+from analysis.results import Analysis, Collapse, CriticalBatch, Growth, LrLawVerdict, ScalingRule
 
 SIGNIFICANT = 0.05
-_FIRST = 6  # warnings that are shown before one asks for more
+_MARK = "†"
+_FIRST = 10  # warnings that are shown before one asks for more
 HEADLINES = ("batch_crit:time_transfer_surge", "lr_crit", "batch_best", "lr_best")
 
 
@@ -59,15 +60,13 @@ def _critical_batch(analysis: Analysis) -> str:
     definitions = definitions_of(analysis)
     if not definitions:
         return "<h3>Critical batch B<sub>crit</sub>(T)</h3><p>Not identified at any T.</p>"
-    found = {(crit.tokens, crit.model, crit.definition): crit.batch for crit in analysis.critical_batch}
+    found = {(crit.tokens, crit.model, crit.definition): crit for crit in analysis.critical_batch}
     rows = [
         [f"{grid_count(tokens)} ({escape(model) or compact(tokens)})"]
-        + [
-            estimate_text(found[tokens, model, name], grid_count) if (tokens, model, name) in found else ""
-            for name in definitions
-        ]
+        + [_noted(found[tokens, model, name]) if (tokens, model, name) in found else "" for name in definitions]
         for tokens, model in sorted({(crit.tokens, crit.model) for crit in analysis.critical_batch})
     ]
+    noted = any(crit.note for crit in analysis.critical_batch)
     factors = [[c.factor for c in analysis.critical_batch if c.definition == name and c.factor] for name in definitions]
     means = [f"× {plain(exp(fmean(map(log, of))))}" if of else "" for of in factors]
     meanings = bullets(
@@ -85,8 +84,13 @@ def _critical_batch(analysis: Analysis) -> str:
             [*rows, ["factor", *means]],
             "Critical batch by budget and definition",
         )
+        + (f"<p>{_MARK} has a caveat under <em>What this grid cannot tell</em>.</p>" if noted else "")
         + meanings
     )
+
+
+def _noted(crit: CriticalBatch) -> str:
+    return estimate_text(crit.batch, grid_count) + (f" {_MARK}" if crit.note else "")
 
 
 def _growth(laws: tuple[Growth, ...]) -> str:

@@ -2,12 +2,16 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
 from configs.errors import ConfigError
 from launch.commands.asked import collected, print_notes
+
+if TYPE_CHECKING:
+    from configs.mapping import Mapping
 
 
 def table_command(arguments: argparse.Namespace, console: Console) -> int:
@@ -22,15 +26,42 @@ def table_command(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def import_command(arguments: argparse.Namespace, console: Console) -> int:
-    from analysis.importing import counted, import_table, read_raw
-    from analysis.stored import write_import
+    return _imported(arguments.file, _mapping(arguments), arguments.out, console)
+
+
+def wandb_command(arguments: argparse.Namespace, console: Console) -> int:
+    from rich.progress import Progress
+
+    from analysis.wandb_runs import download
+
+    mapping, name = _mapping(arguments), arguments.project.replace("/", "-")
+    cache = Path("runs") / "wandb" / name
+    with Progress(console=console) as progress:
+        task = progress.add_task(f"runs of {arguments.project}", total=None)
+        file = download(
+            arguments.project,
+            cache,
+            arguments.history,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    return _imported(file, mapping, arguments.out or Path("runs") / name, console)
+
+
+def _mapping(arguments: argparse.Namespace) -> "Mapping":
     from configs.mapping import read_mapping
 
     asked = (arguments.map, arguments.where, arguments.group, arguments.diverged_above)
-    mapping = read_mapping(arguments.preset, *asked)
-    out = arguments.out or Path("runs") / arguments.file.stem
-    imported = import_table(read_raw(arguments.file), mapping)
-    directories = write_import(imported, arguments.file, mapping, out)
+    return read_mapping(arguments.preset, *asked)
+
+
+def _imported(file: Path, mapping: "Mapping", out: Path | None, console: Console) -> int:
+    """Read a table as `mapping` says, write what can be used, and say what cannot."""
+    from analysis.importing import counted, import_table, read_raw
+    from analysis.stored import write_import
+
+    out = out or Path("runs") / file.stem
+    imported = import_table(read_raw(file), mapping)
+    directories = write_import(imported, file, mapping, out)
     console.print(f"{len(imported.table)} rows used; {len(imported.left_out)} left out", highlight=False)
     if len(imported.left_out):
         said = f"left out: {counted(imported.left_out['reason'])}; listed in {out / 'left_out.csv'}"
