@@ -44,7 +44,7 @@ def found_in(table: pd.DataFrame):
     optima = find_optima(table)
     points = points_of(optima)
     laws = [law for tokens in sorted(table["tokens"].unique()) for law in fit_lr_laws(points, tokens=tokens)[0]]
-    return critical_batches(points, laws, optima.cells, optima.noise, table)
+    return critical_batches(points, laws, (), optima.cells, optima.noise, table)
 
 
 @pytest.mark.parametrize("model", ZHANG)
