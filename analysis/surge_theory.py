@@ -14,7 +14,7 @@ from scipy import special
 
 from analysis.forms import linear_saturation, surge
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 
 class Optimum(NamedTuple):
