@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from configs.errors import ConfigError
-from configs.expressions import axis_values
+from configs.expressions import axis_values, number
+from configs.scaling import RULES
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -99,6 +100,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--batch", metavar="B", help="also lr* at this batch, in tokens")
     command.add_argument("--force", action="store_true", help="also beyond the reach of the laws")
 
+    command = add(
+        "rescale", "Write the recipe of a run at another batch: which lr, betas, eps and decay keep its course."
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field first: lr=2^-8")
+    command.add_argument("--batch-tokens", type=_tokens, required=True, metavar="B", help="the new batch, e.g. 2^14")
+    command.add_argument("--budget-tokens", type=_tokens, metavar="T", help="a new budget (default: the run's)")
+    command.add_argument("--rule", choices=tuple(RULES), default="sqrt", help="default: sqrt, for Adam and RMSprop")
+    command.add_argument("--noise-scale", type=_rate, metavar="TOKENS", help="as measured: warn of batches above it")
+    command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
+
     command = add("universal", "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
 
@@ -178,6 +190,20 @@ def _rates(text: str) -> tuple[float, ...]:
         return tuple(map(float, axis_values(text if ".." in text else text.split(","))))
     except (ConfigError, ValueError) as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(number(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _tokens(text: str) -> int:
+    value = _rate(text)
+    if value != round(value) or value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of tokens")
+    return round(value)
 
 
 def _positive(text: str) -> int:

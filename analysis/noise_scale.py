@@ -1,0 +1,79 @@
+"""The gradient noise scale B_simple = tr Sigma / |G|^2 from gradient norms at two batch sizes.
+
+|g_small|^2 is the mean over the parts of a batch (ranks, micro-batches) of their gradients' squared norms, |g_big|^2
+that of the gradient of the whole; batches count tokens (or sequences), and so does what comes out. Both estimates are
+unbiased, so they are smoothed by themselves and only then divided: a mean of ratios would not converge.
+
+Source: McCandlish et al. 2018 (1812.06162), appendix A.1.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from analysis.results import Estimate, bounded
+
+Array = NDArray[np.floating]
+
+
+class Moments(NamedTuple):
+    """Unbiased estimates, arrays (n,): |G|^2, which may come out negative, and tr Sigma of one token (or sequence)."""
+
+    mean_sq: Array
+    trace: Array
+
+
+def two_batch(small_sq: ArrayLike, big_sq: ArrayLike, small: float, big: float) -> Moments:
+    """From squared norms (n,) at batches `small` and `big`, of one step each or of means over steps."""
+    small_sq, big_sq = np.asarray(small_sq, float), np.asarray(big_sq, float)
+    return Moments((big * big_sq - small * small_sq) / (big - small), (small_sq - big_sq) / (1 / small - 1 / big))
+
+
+def smoothed_scale(
+    tokens: ArrayLike, moments: Moments, half_life_tokens: float, unit: str = "tokens"
+) -> Iterator[Estimate]:
+    """The noise scale at each of `tokens` (n,), increasing, over what came before with weights halved every half-life.
+
+    With a 95 % interval of the ratio (Fieller) from the scatter of the estimates; where |G|^2 is not above zero for
+    sure, the noise scale is only bounded from below.
+    """
+    tokens = np.asarray(tokens, float)
+    span = np.diff(tokens, prepend=0.0)  # a row stands for the tokens since the last one
+    for end in range(tokens.size):
+        seen = slice(end + 1)
+        yield _ratio(
+            Moments(*(m[seen] for m in moments)),
+            span[seen] * 0.5 ** ((tokens[end] - tokens[seen]) / half_life_tokens),
+            unit,
+        )
+
+
+def signal_to_noise(moments: Moments, batch: float) -> Array:
+    """|G|^2 / (tr Sigma / B), (n,): below 1 the noise of a batch dominates, as the square-root rule asks."""
+    return moments.mean_sq * batch / moments.trace
+
+
+def _ratio(moments: Moments, weight: Array, unit: str) -> Estimate:
+    """mean(trace) / mean(mean_sq) under weights (n,)."""
+    method = f"two batch sizes, {weight.size} records, smoothed apart, Fieller"
+    weight = weight / weight.sum()
+    effective = 1 / float(weight @ weight)
+    mean_sq, trace = (float(weight @ m) for m in moments)
+    if effective < 1.5:
+        value = trace / mean_sq if mean_sq > 0 else None
+        return Estimate(value, None, None, unit, "ok" if value is not None else "not_identified", method)
+    spread = np.array([moments.mean_sq - mean_sq, moments.trace - trace]) * weight
+    gg, gs, _, ss = (spread @ spread.T * effective / (effective - 1)).flat
+    q = float(special.stdtrit(effective - 1, 0.975)) ** 2
+    # (trace - r mean_sq)^2 <= q var(trace - r mean_sq), a quadratic in r.
+    a, b, c = mean_sq**2 - q * gg, trace * mean_sq - q * gs, trace**2 - q * ss
+    root = b**2 - a * c
+    if root < 0:
+        return Estimate(None, None, None, unit, "not_identified", method)
+    low, high = sorted(float((b + sign * np.sqrt(root)) / a) for sign in (-1, 1))
+    if a <= 0 or mean_sq <= 0:  # |G|^2 may be zero: with tr Sigma above zero (c > 0), all from the larger root on
+        return bounded(None, high if a < 0 < c else None, None, unit, method)
+    return bounded(trace / mean_sq, max(low, 0.0), high, unit, method)
