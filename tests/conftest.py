@@ -25,3 +25,11 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     ensure_embedded(root, roots=[Path(module.__file__).parent for module in (asyncio, email)])
     return root
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print at the end what tests have recorded to be read (`record_property`), in whatever process they ran."""
+    for report in terminalreporter.getreports("passed"):
+        for title, text in report.user_properties if report.when == "call" else ():
+            terminalreporter.section(title)
+            terminalreporter.write_line(text)

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from launch.local import free_ports
@@ -39,14 +41,20 @@ def start_bcrit(*arguments: object) -> subprocess.Popen:
     )
 
 
-def kill_everything(process: subprocess.Popen) -> None:
+def kill_everything(pid: int) -> None:
     """SIGKILL a process and all it started, in whatever session, as the loss of the machine would."""
-    for pid in [process.pid, *descendants(process.pid)]:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
+    found: set[int] = set()
+    while new := {pid, *descendants(pid)} - found:
+        found |= new
+        send(new, signal.SIGSTOP)  # so that none starts another one meanwhile
+    send(found, signal.SIGKILL)
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    """A signal to those processes that are still there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def descendants(pid: int) -> list[int]:

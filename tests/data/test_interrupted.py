@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,25 +19,30 @@ from configs.errors import ConfigError
 from configs.manifest import read_manifest
 from tests.data.corpora import documents_of
 from tests.data.hub import serving
-from tests.processes import ENVIRONMENT, ROOT, descendants
+from tests.processes import ENVIRONMENT, ROOT, descendants, kill_everything
 from train.data import prepare as module
 from train.data.partial import partial_of
 from train.data.prepare import prepare
 
+# A preparation that takes its time and, where it is to be killed, does not end before: it stalls after some writes.
 SLOW = """
 import json, sys, time
+from itertools import count
 from pathlib import Path
 from train.data import prepare
 from train.data.pack import SplitWriter
 
-write = SplitWriter.write
+stall_after = int(sys.argv[4]) if sys.argv[4:] else None
+write, writes = SplitWriter.write, count(1)
 def slow(self, tokens, documents):
+    while next(writes) == stall_after:
+        time.sleep(600)
     time.sleep(0.02)
     write(self, tokens, documents)
 
 if __name__ == "__main__":
     SplitWriter.write = slow
-    prepare.JOURNAL_SECONDS, prepare.CHUNK_CHARACTERS = 0.0, 3000
+    prepare.JOURNAL_SECONDS, prepare.CHUNK_CHARACTERS = 0.0, 300
     prepare.prepare(sys.argv[1], Path(sys.argv[2]), **json.loads(sys.argv[3]))
 """
 
@@ -88,15 +95,15 @@ def test_a_killed_preparation_with_all_its_processes(source, tmp_path, monkeypat
     undisturbed = prepare(source, tmp_path / "undisturbed", shard_tokens=4000)
     (tmp_path / "slow.py").write_text(SLOW)
     out, seen = tmp_path / "corpus", 0
-    command = [sys.executable, tmp_path / "slow.py", source, out, json.dumps({"shard_tokens": 4000, "processes": 2})]
+    options = json.dumps({"shard_tokens": 4000, "processes": 2})
     for sign in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
-        process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        seen = wait_for_rows(out, more_than=seen, process=process)
-        below = descendants(process.pid)
-        assert len(below) >= 2
-        process.send_signal(sign)
-        process.wait(timeout=30)
-        wait_until_gone(below)
+        with slowly(tmp_path / "slow.py", source, out, options, "25") as process:
+            seen = wait_for_rows(out, more_than=seen, process=process)
+            below = descendants(process.pid)
+            assert len(below) >= 2
+            process.send_signal(sign)
+            process.wait(timeout=180)
+            wait_until_gone(below)
         assert not out.exists()
     monkeypatch.setattr(module, "CHUNK_CHARACTERS", 1000)
     resumed = prepare(source, out, shard_tokens=4000, processes=2)
@@ -107,9 +114,22 @@ def test_a_killed_preparation_with_all_its_processes(source, tmp_path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "slow.py", "undisturbed"]
 
 
+@contextmanager
+def slowly(*arguments: object, **more: str) -> Iterator[subprocess.Popen]:
+    """SLOW under way; whatever happens, nothing of it is left."""
+    quiet = subprocess.DEVNULL
+    command = [sys.executable, *map(str, arguments)]
+    process = subprocess.Popen(command, env=environment(**more), stdout=quiet, stderr=quiet)
+    try:
+        yield process
+    finally:
+        kill_everything(process.pid)
+        process.wait()
+
+
 def wait_for_rows(out: Path, more_than: int, process: subprocess.Popen) -> int:
     journal = partial_of(out) / "journal.json"
-    for _ in range(6000):
+    for _ in range(30000):
         if journal.exists() and (rows := json.loads(journal.read_text())["position"]["rows"]) > more_than:
             return rows
         assert process.poll() is None, "it ended before it was killed"
@@ -118,7 +138,7 @@ def wait_for_rows(out: Path, more_than: int, process: subprocess.Popen) -> int:
 
 
 def wait_until_gone(pids: list[int]) -> None:
-    for _ in range(1000):
+    for _ in range(6000):
         if not any(Path(f"/proc/{pid}").exists() for pid in pids):
             return
         time.sleep(0.02)
@@ -252,12 +272,8 @@ def test_a_dataset_of_the_hub_is_streamed_and_resumed(source, tmp_path):
             "HF_HUB_OFFLINE": "0",
             "no_proxy": "127.0.0.1",
         }
-        process = subprocess.Popen(
-            [sys.executable, *command, json.dumps(options)], env=environment(**online), stderr=subprocess.DEVNULL
-        )
-        wait_for_rows(out, more_than=90, process=process)  # in the second file
-        process.kill()
-        process.wait()
+        with slowly(*command, json.dumps(options), "60", **online) as process:
+            wait_for_rows(out, more_than=90, process=process)  # in the second file
         asked.clear()
         assert run(*command, json.dumps(options), **online).returncode == 0
         assert {path.rpartition("/")[2] for path in asked if re.search(r"data/.*jsonl", path)} >= {

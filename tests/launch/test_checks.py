@@ -1,13 +1,14 @@
 """`bcrit coordcheck` and `bcrit transfer` as they are called: numbers, verdicts, exit codes, pages."""
 
 import json
+from itertools import count
 from math import log2
 from pathlib import Path
 
 import pytest
 
 from launch.cli import main
-from tests.processes import bcrit
+from tests.ranks import run_bcrit
 
 RUN = """
 model: {width: 32, base_width: 32, depth: 1, head_dim: 16, seq_len: 32,
@@ -30,13 +31,20 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_coordinate_check_fails_by_its_exit_code(config: Path, tmp_path: Path, data_dir: Path):
+@pytest.fixture
+def bcrit(tmp_path: Path):
+    """The command in a process of its own: (exit code, what it wrote)."""
+    logs = (tmp_path / f"log-{number}" for number in count())
+    return lambda *arguments: run_bcrit(*arguments, log=next(logs))
+
+
+def test_a_coordinate_check_fails_by_its_exit_code(bcrit, config: Path, tmp_path: Path, data_dir: Path):
     out = tmp_path / "check"
     command = ("coordcheck", config, "--widths", "64,256", "--seeds", 1, "--steps", 4, "lr=2^-8", "batch_tokens=512")
     where = ("--out", out, "--data-dir", data_dir)
-    done = bcrit(*command, "model.parametrization=sp", *where)
-    assert done.returncode == 1, done.stderr
-    assert "sp: FAILED" in done.stdout
+    code, said = bcrit(*command, "model.parametrization=sp", *where)
+    assert code == 1, said
+    assert "sp: FAILED" in said
     assert "sp: failed" in (out / "index.html").read_text()
     found = {(s["kind"], s["quantity"], s["step"]): s for s in json.loads((out / "coordinates.json").read_text())["sp"]}
     assert found["logits", "update", 4]["exponent"]["value"] > 0.4
@@ -44,17 +52,17 @@ def test_a_coordinate_check_fails_by_its_exit_code(config: Path, tmp_path: Path,
     kept = sorted((out / "measured").iterdir())
     assert len(kept) == 2
     times = [path.stat().st_mtime_ns for path in kept]
-    assert bcrit(*command, "model.parametrization=sp", *where).returncode == 1
+    assert bcrit(*command, "model.parametrization=sp", *where)[0] == 1
     assert [path.stat().st_mtime_ns for path in kept] == times  # what was measured is read
 
 
-def test_a_transfer_trains_judges_and_goes_on_where_it_was(config: Path, tmp_path: Path, data_dir: Path):
+def test_a_transfer_trains_judges_and_goes_on_where_it_was(bcrit, config: Path, tmp_path: Path, data_dir: Path):
     out = tmp_path / "study"
     command = ("transfer", config, "--widths", "32,128", "--lrs", "2^-9..2^-4", "--seeds", 1, "--out", out)
-    done = bcrit(*command, "--data-dir", data_dir)
-    assert done.returncode == 0, done.stderr
+    code, said = bcrit(*command, "--data-dir", data_dir)
+    assert code == 0, said
     for name in ("parametrization=mup: log2 lr* spreads over", "parametrization=sp: log2 lr* spreads over"):
-        assert name in " ".join(done.stdout.split())
+        assert name in " ".join(said.split())
     mup, sp = json.loads((out / "transfer" / "transfer.json").read_text())["transfers"]
     assert [cell["width"] for cell in mup["cells"]] == [32, 128]
     for transfer in (mup, sp):  # at base width both are the same runs, bit for bit
@@ -63,10 +71,10 @@ def test_a_transfer_trains_judges_and_goes_on_where_it_was(config: Path, tmp_pat
     assert abs(kept) <= 1
     assert lost <= min(-1, kept - 1)  # the standard one's best learning rate falls about as the width grows, by 4
     assert (out / "transfer" / "index.html").exists()
-    again = bcrit(*command, "--data-dir", data_dir)
-    assert "Nothing to do" in again.stdout
-    judged = bcrit("transfer", out)  # a study that was run, without its configuration
-    assert judged.stdout.splitlines()[-3:] == again.stdout.splitlines()[-3:]
+    _, again = bcrit(*command, "--data-dir", data_dir)
+    assert "Nothing to do" in again
+    _, judged = bcrit("transfer", out)  # a study that was run, without its configuration
+    assert judged.splitlines()[-3:] == again.splitlines()[-3:]
 
 
 @pytest.mark.parametrize(

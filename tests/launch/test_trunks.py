@@ -17,7 +17,7 @@ from configs.schema import RunConfig, StudyConfig
 from launch.advice import advise
 from launch.execute import pin_data, write_study
 from launch.study import PlannedStudy, planned_study
-from tests.processes import bcrit
+from tests.ranks import run_bcrit
 
 COOLDOWN = {
     "name": "cooldown",
@@ -283,9 +283,10 @@ def test_cooldowns_from_trunks_give_the_losses_of_runs_from_scratch(tmp_path: Pa
     tables, trained = {}, {"trunks": 2 * (12_288 + 2**13 - 6144 + 2**14 - 12_288), "scratch": 2 * (2**13 + 2**14)}
     for name, text in (("trunks", SMALL + "trunk: {}\n"), ("scratch", SMALL)):
         (tmp_path / f"{name}.yaml").write_text(text)
-        done = bcrit("run", tmp_path / f"{name}.yaml", "--out", tmp_path / name, "--data-dir", data_dir)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert f"{trained[name]:,} tokens in " in done.stdout
+        command = ("run", tmp_path / f"{name}.yaml", "--out", tmp_path / name, "--data-dir", data_dir)
+        code, said = run_bcrit(*command, log=tmp_path / f"{name}.log")
+        assert code == 0, said
+        assert f"{trained[name]:,} tokens in " in said
         tables[name] = build_table(tmp_path / name).sort_values(["tokens", "lr"], ignore_index=True)
     assert len(manifest_ids(tmp_path / "trunks")) == 2 + 4
     measured = ["tokens", "lr", "status", "loss", "train_loss", "loss_init", "rms_residual", "rms_residual_init"]

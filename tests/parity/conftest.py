@@ -1,4 +1,4 @@
-"""Two launches of `deepspeed` and the plain loops, once a session; the table at the end of pytest's output."""
+"""Two launches of `deepspeed` and the plain loops, once a session."""
 
 import os
 import subprocess
@@ -14,10 +14,7 @@ import torch
 from launch.local import free_ports
 from tests.parity.cells import CELLS, read_batches
 from tests.parity.results import Results, compare, expect, write
-from tests.parity.table import full
 from tests.processes import ENVIRONMENT, ROOT
-
-REPORT = pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +39,11 @@ def launch(ranks: int, data_dir: Path, out: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def results(data_dir: Path, launches: list[Future[dict[str, Any]]], request: pytest.FixtureRequest) -> Results:
+def results(data_dir: Path, launches: list[Future[dict[str, Any]]]) -> Results:
     """Every cell against the plain loop; also written to the file that PARITY_JSON names."""
     batches = list(read_batches(data_dir))
     expected = expect(batches)
     found = compare(merged(launches), batches, expected)
-    request.config.stash[REPORT] = full(found)
     if "PARITY_JSON" in os.environ:
         write(found, Path(os.environ["PARITY_JSON"]))
     return found
@@ -61,9 +57,3 @@ def measured(launches: list[Future[dict[str, Any]]]) -> dict[str, Any]:
 
 def merged(launches: list[Future[dict[str, Any]]]) -> dict[str, Any]:
     return {cell: done for each in launches for cell, done in each.result().items()}
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if REPORT in config.stash:
-        terminalreporter.section("parity: relative deviation from a plain PyTorch loop")
-        terminalreporter.write_line(config.stash[REPORT])

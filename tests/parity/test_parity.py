@@ -3,11 +3,18 @@
 The table is printed at the end; `tests.parity.noise` says what is compared, and where the tolerances come from.
 """
 
-import pytest
+import json
 
-from tests.parity.cells import CELLS, STEPS, config_of, layout, lr_at
+import pytest
+import yaml
+
+from configs.rundir import read_metrics, read_status
+from tests.parity.cells import CELLS, STEPS, config_of, layout, lr_at, read_batches
 from tests.parity.defects import DEFECTS
 from tests.parity.noise import QUANTITIES
+from tests.parity.reference import Loop, run
+from tests.parity.table import full
+from tests.processes import deepspeed
 from train.model import skeleton
 from train.parametrization import table
 
@@ -53,3 +60,27 @@ def test_every_group_keeps_its_rate_decay_eps_and_betas(cell, measured):
 def test_the_run_clips_some_steps_and_not_others(measured):
     norms, clip_norm = measured[str(CELLS[0])]["norms"], config_of("fp32").optimizer.clip_norm
     assert min(norms) < 0.95 * clip_norm < 1.05 * clip_norm < max(norms)
+
+
+def test_the_table_is_printed(results, record_property):
+    table = full(results)
+    record_property("parity: relative deviation from a plain PyTorch loop", table)
+    assert [str(cell) for cell in CELLS if str(cell) not in table] == []
+
+
+def test_the_records_of_a_launched_run_are_those_of_the_plain_loop(data_dir, tmp_path, results):
+    """The trainer as a user starts it, against the same plain loop: its own batches, loop and records."""
+    config = config_of("fp32", zero_stage=1, micro_batch_seqs=8)
+    logged = config.model_dump(mode="json") | {"log": {"every_tokens": config.batch_tokens, "wandb": "disabled"}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(logged))
+    run_dir = tmp_path / "run"
+    done = deepspeed(2, "--config", tmp_path / "run.yaml", "--run-dir", run_dir, "--data-dir", data_dir)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = json.loads((run_dir / "plan.json").read_text())
+    assert (plan["world_size"], plan["accumulation"]) == (2, 2)
+    assert read_status(run_dir).state == "finished"
+    plain, limits = run(config, list(read_batches(data_dir)), Loop()), results.tolerances["fp32"]["run"]
+    rows = [row for row in read_metrics(run_dir) if row["kind"] == "train"]
+    assert [row["loss"] for row in rows] == pytest.approx(plain.losses, rel=limits["loss"])
+    assert [row["grad_norm"] for row in rows] == pytest.approx(plain.norms, rel=limits["norm"])
+    assert [row["lr"] for row in rows] == [lr_at(config, step) for step in range(STEPS)]

@@ -1,16 +1,21 @@
 """A run small enough to be trained again and again in one process."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from deepspeed.utils import safe_get_full_fp32_param
 
 from configs.load import load_run
+from configs.manifest import Manifest
 from configs.plan import Hardware, plan
 from configs.rundir import Status, create_run, read_metrics, read_status
+from configs.schema import RunConfig
 from train.build import built
-from train.data.batches import open_split
+from train.data.batches import open_split, windows
 from train.data.prepare import ensure_embedded
 from train.loop import train
 from train.pace import PACE
@@ -35,9 +40,7 @@ def run(tmp_path, data_dir, process_group) -> Attempt:
     manifest = ensure_embedded(data_dir)
 
     def attempt(run_dir: Path, *overrides: str, stop_after: int | None = None) -> Status:
-        config = load_run(config_file, overrides)
-        pinned = {"data": config.data.model_copy(update={"fingerprint": manifest.fingerprint})}
-        config = config.model_copy(update=pinned)
+        config = pinned(load_run(config_file, overrides), manifest)
         create_run(run_dir, config)
         steps = 0
 
@@ -53,6 +56,53 @@ def run(tmp_path, data_dir, process_group) -> Attempt:
             return train(engine, rows, config, steps_plan, stores, run_dir, previous, stop, lambda row: None)
 
     return attempt
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the trainer held in memory at the end of a run."""
+
+    status: Status
+    logits: torch.Tensor
+    master_weights: dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def trained(tmp_path, data_dir, process_group) -> Callable[..., Trained]:
+    """A function that trains a run in a directory to its end and looks into the engine before it is freed."""
+    config_file = tmp_path / "run.yaml"
+    config_file.write_text(RUN)
+    embedded = ensure_embedded(data_dir)
+
+    def train_and_look(run_dir: Path, *overrides: str, corpus: Manifest = embedded) -> Trained:
+        config = pinned(load_run(config_file, overrides), corpus)
+        create_run(run_dir, config)
+        planned = plan(config, Hardware(world_size=1))
+        stores = (open_split(corpus, "train", 32), open_split(corpus, "valid", 32))
+        with built(config, planned) as (engine, rows):
+            status = train(
+                engine, rows, config, planned, stores, run_dir, read_status(run_dir), lambda: False, lambda row: None
+            )
+            with torch.no_grad():
+                logits = engine(input_ids=held_out(embedded)[:, :-1]).logits.float()
+            weights = {
+                name: (safe_get_full_fp32_param(p) if config.engine.zero_stage else p.detach()).clone()
+                for name, p in engine.module.named_parameters()
+            }
+        return Trained(status, logits, weights)
+
+    return train_and_look
+
+
+def pinned(config: RunConfig, corpus: Manifest) -> RunConfig:
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"fingerprint": corpus.fingerprint})},
+    )
+
+
+def held_out(corpus: Manifest) -> torch.Tensor:
+    """The validation tokens of the run, (32, 33)."""
+    return torch.from_numpy(windows(open_split(corpus, "valid", 32), np.arange(1024 // 32)))
 
 
 def science(run_dir: Path) -> list[dict]:

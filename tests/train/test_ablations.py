@@ -1,6 +1,5 @@
 """The fields of an ablation through the real engine: every ZeRO stage trains one model, which stops, moves, goes on."""
 
-import gc
 import shutil
 
 import pytest
@@ -36,14 +35,6 @@ TIED = (
 )
 MOVES = {("fp32", 0): 3, ("fp32", 1): 2, ("fp32", 3): 0, ("bf16", 1): 2}  # layout -> stage on which it goes on
 TOLERANCE = {"fp32": 5e-7, "bf16": 1e-3}  # of losses, relative to fp32 at stage 0; seen: 7e-8, 4e-4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _little_to_collect():
-    """DeepSpeed collects garbage many times an engine: spare it all that the imports have left."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("fields", [QK_NORM, TIED], ids=["qk_norm", "tied"])

@@ -1,11 +1,8 @@
 """A run goes on with another number of ranks or ZeRO stage as if nothing had happened: within the noise of fp32."""
 
 import errno
-import gc
 import os
 import shutil
-import subprocess
-import sys
 from itertools import combinations, product
 from types import SimpleNamespace
 
@@ -13,9 +10,8 @@ import pytest
 import torch
 
 from configs.errors import ConfigError
-from launch.local import free_ports
-from tests.processes import ENVIRONMENT, ROOT
-from tests.train.universal_ranks import CUT, STEPS, config_of, fresh, go_on, leg
+from tests.ranks import start_ranks, wait_for_ranks
+from tests.train.universal_ranks import CUT, STEPS, config_of, fresh, go_on, leg, run_legs
 from train import universal
 
 STAGES = (0, 1, 2, 3)
@@ -40,38 +36,32 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(root, process_group):
     """The whole runs at every stage, at one rank, with their checkpoints halfway converted."""
-    gc.freeze()  # DeepSpeed collects garbage many times an engine: spare it all that the imports have left
     runs = {f"w1-{precision}-z{stage}": leg(root, f"{precision}-z{stage}") for precision, stage in ALONE}
     for name in runs:
         universal.convert(root / name)
-    yield runs
-    gc.unfreeze()
+    return runs
 
 
-def launched(root, ranks, legs):
-    """The results of legs that real `deepspeed` ranks have run; their checkpoints halfway are converted."""
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--no_local_rank"]
-    command += ["--master_port", str(free_ports(1)[0]), str(ROOT / "tests" / "train" / "universal_ranks.py")]
-    done = subprocess.run(
-        [*command, str(root), *legs], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def run_in_ranks(root, count, legs):
+    """The results of legs that so many ranks have run; their checkpoints halfway are converted."""
+    log = root / f"log-{count}"
+    assert wait_for_ranks(start_ranks(count, run_legs, root, *legs, log=log)) == [0] * count, log.read_text()
     for name in legs:
         if ">" not in name:
-            universal.convert(root / f"w{ranks}-{name}")
-    return {f"w{ranks}-{name}": torch.load(root / f"w{ranks}-{name}.pt") for name in legs}
+            universal.convert(root / f"w{count}-{name}")
+    return {f"w{count}-{name}": torch.load(root / f"w{count}-{name}.pt") for name in legs}
 
 
 @pytest.fixture(scope="module")
 def pair(root, alone):
     """Two ranks: the whole runs, and legs that go on from one rank's checkpoints."""
-    return launched(root, 2, PAIR_WHOLE + PAIR_LEGS)
+    return run_in_ranks(root, 2, PAIR_WHOLE + PAIR_LEGS)
 
 
 @pytest.fixture(scope="module")
 def three(root, pair):
     """Three ranks, which divide none of the model's sizes, going on from two ranks' checkpoints."""
-    return launched(root, 3, THREE_LEGS)
+    return run_in_ranks(root, 3, THREE_LEGS)
 
 
 def differences(run, whole):

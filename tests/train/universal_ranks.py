@@ -1,11 +1,9 @@
-"""What test_universal.py runs, in its own process or as ranks: `deepspeed tests/train/universal_ranks.py ROOT LEG...`.
+"""What test_universal.py runs, in its own process or as one of several ranks.
 
 A leg `fp32-z3` trains from scratch at ZeRO-3 and leaves a checkpoint halfway in ROOT/w2-fp32-z3 (at two ranks); a leg
 `w2-fp32-z3>fp32-z1` goes on from there at ZeRO-1, whatever the number of ranks is now. Both write what they saw.
 """
 
-import gc
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,9 +115,10 @@ def leg(root: Path, name: str) -> dict[str, Any]:
     return result
 
 
-if __name__ == "__main__":
+def run_legs(root: Path, *names: str) -> int:
+    """Do some legs as one of several ranks."""
     start_distributed()
-    gc.freeze()
-    for each in sys.argv[2:]:
-        leg(Path(sys.argv[1]), each)
+    for name in names:
+        leg(root, name)
     stop_distributed()
+    return 0
