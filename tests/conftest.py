@@ -4,7 +4,12 @@ import asyncio
 import email
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure: examples have no deadline.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

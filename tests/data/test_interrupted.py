@@ -26,7 +26,7 @@ from train.data.prepare import prepare
 
 # A preparation that takes its time and, where it is to be killed, does not end before: it stalls after some writes.
 SLOW = """
-import json, sys, time
+import json, signal, sys, time
 from itertools import count
 from pathlib import Path
 from train.data import prepare
@@ -41,6 +41,7 @@ def slow(self, tokens, documents):
     write(self, tokens, documents)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job started in the background has it ignored
     SplitWriter.write = slow
     prepare.JOURNAL_SECONDS, prepare.CHUNK_CHARACTERS = 0.0, 300
     prepare.prepare(sys.argv[1], Path(sys.argv[2]), **json.loads(sys.argv[3]))
