@@ -48,6 +48,17 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--gpu", help="check that the runs fit on this GPU, e.g. h100")
             command.add_argument("--all", action="store_true", help="print every run of a long table")
 
+    command = add(
+        "submit", "Submit what is left of a study to a SLURM cluster, as job arrays and a job for the report."
+    )
+    command.add_argument("study", type=Path, metavar="STUDY", help="YAML file of a study (see configs/studies)")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: base.precision=bf16")
+    command.add_argument("--site", type=Path, required=True, help="YAML file of the cluster (see configs/sites)")
+    command.add_argument("--dry-run", action="store_true", help="print the scripts; nothing is written or submitted")
+    command.add_argument("--out", type=Path, help="directory of the study (default: runs/<name>)")
+    command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
     for name, text in (
         (
             "table",

@@ -24,6 +24,7 @@ from configs.plan import Hardware, Plan, check_tokens, plan
 from configs.rundir import (
     ENDED,
     create_run,
+    failed,
     manifest_ids,
     read_config,
     read_json,
@@ -216,13 +217,8 @@ def _record_refusal(run_dir: Path, message: str) -> None:
 
 def _record_failure(run_dir: Path, message: str) -> None:
     if dist.get_rank() == 0:
-        failure: dict[str, Any] = {
-            "state": "failed",
-            "message": (message.splitlines() or ["unknown"])[0],
-            "updated": time.time(),
-        }
         with contextlib.suppress(OSError):  # on a full disk the status stays as it was, and the claim goes stale
-            write_status(run_dir, read_status(run_dir).model_copy(update=failure))
+            write_status(run_dir, failed(read_status(run_dir), message, time.time()))
 
 
 def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
