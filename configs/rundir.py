@@ -108,6 +108,16 @@ def run_dir_of(study_dir: Path, identity: str) -> Path:
     return study_dir / "runs" / identity
 
 
+def path_of(run_dir: Path, tokens: int) -> Path:
+    """Where the checkpoint at `tokens` is."""
+    return run_dir / "checkpoints" / f"{tokens:015d}"
+
+
+def newest_tokens(run_dir: Path) -> int:
+    """Tokens of the newest checkpoint that was written to its end; 0 without one."""
+    return max((int(path.name) for path in (run_dir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
 def manifest_ids(study_dir: Path) -> list[str]:
     """Ids of a study's runs in the order of execution. Raises ConfigError if the study was never planned here."""
     try:

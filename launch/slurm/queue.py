@@ -74,6 +74,11 @@ def cancel(jobs: Iterable[int], *, only_pending: bool = False) -> None:
         _call(["scancel", *(["--state=PENDING"] if only_pending else []), *ids], "scancel")
 
 
+def cancel_step(step: str) -> None:
+    """End the processes of a step, such as `123.0`. Raises ConfigError."""
+    _call(["scancel", "--signal=KILL", step], f"scancel {step}")
+
+
 def requeue(key: str) -> None:
     """Put a running job, such as `123_4`, back into the queue, which ends it. Raises ConfigError."""
     _call(["scontrol", "requeue", key], f"scontrol requeue {key}")
