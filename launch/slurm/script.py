@@ -53,7 +53,7 @@ def array_script(job: Job, site: SiteConfig, tasks: range, at_a_time: int | None
     command = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in arguments.items())
     device = [] if site.gpus_per_node else ["export DS_ACCELERATOR=cpu"]
     lines = [
-        f"# Study {job.study}, lines {tasks.start} to {tasks.stop - 1} of {job.manifest.name}; written by `bcrit submit`.",
+        f"# Study {job.study}, lines {tasks.start} to {tasks.stop - 1} of its manifest; written by `bcrit submit`.",
         *_options(options),
         "trap '' USR1  # asks a task to checkpoint and requeue itself; it listens as soon as it has started",
         "set -eo pipefail",

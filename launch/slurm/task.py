@@ -104,9 +104,9 @@ def main() -> int:
     if message:
         _say(f"error: {message}")
     _record(task, {"code": code, "message": message})
-    if code == 0 or message or task.stopped and signal.SIGUSR1 not in task.asked or signal.SIGTERM in task.asked:
-        return code
-    return _requeue(task)
+    announced = set(task.asked) == {signal.SIGUSR1}  # whoever sends SIGTERM ends the job, or requeues it himself
+    goes_on = announced and code == 1 and not message and not (task.study_dir / "STOP").exists()
+    return _requeue(task) if goes_on else code
 
 
 def _work(task: Task, arguments: argparse.Namespace) -> tuple[int, str]:
@@ -197,7 +197,7 @@ def _restarted_in_vain(task: Task) -> str:
     starts = [*_recorded(task).get("starts", []), [task.restart, time.time(), progress(task.study_dir, task.runs)]]
     _record(task, {"starts": starts, "code": None, "message": ""})
     if len(starts) > STARTS and len({tokens for _, _, tokens in starts[-STARTS - 1 :]}) == 1:
-        return f"{STARTS} starts of this task without a checkpoint: time_limit - signal_seconds is too short, or see the log"
+        return f"{STARTS} starts without a new checkpoint: is time_limit - signal_seconds too short? See the log"
     return ""
 
 

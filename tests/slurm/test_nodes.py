@@ -23,7 +23,8 @@ def test_two_nodes_give_the_curve_of_one(user):
         run_dir, (job,) = run_dir_of(out, submitted.tasks[0][0]), submitted.jobs
         assert read_status(run_dir).state == "finished", user.logs(out)
         assert read_status(run_dir).world_size == 2
-        (line,) = [line for line in (out / f"slurm/logs/{job}_0.log").read_text().splitlines() if "launch" in line]
+        said = (out / f"slurm/logs/{job}_0.log").read_text().splitlines()
+        (line,) = [line for line in said if line.startswith("[bcrit]")]
         assert len(line.partition(" on ")[2].partition(",")[0].split()) == nodes
         kept = ("kind", "tokens", "loss", "lr", "grad_norm")
         curves.append([{name: row.get(name) for name in kept} for row in read_metrics(run_dir)])
