@@ -1,5 +1,6 @@
 """Which runs share a task of an array, as pure arithmetic on their estimated times."""
 
+import heapq
 from collections.abc import Sequence
 
 from configs.errors import ConfigError
@@ -7,32 +8,35 @@ from configs.errors import ConfigError
 STARTUP_SHARE = 0.1  # of a task, at most, is start-up where runs are short
 
 
-def capacity_of_task(total_s: float, limit_s: float, startup_s: float, concurrency: int | None) -> float:
-    """Seconds of training to put into a task.
+def tasks_wanted(total_s: float, startup_s: float, concurrency: int | None) -> int:
+    """How many tasks to make of `total_s` seconds of training: as many as can run at a time.
 
-    An even share of all for `concurrency` tasks at a time, but long enough that start-up is a tenth of it, and no more
-    than a task's time limit has room for.
+    But no more than leave start-up at a tenth of each.
     """
-    fair = total_s / concurrency if concurrency else 0.0
-    return max(0.0, min(limit_s - startup_s, max(fair, startup_s / STARTUP_SHARE)))
+    worthwhile = max(1, int(total_s * STARTUP_SHARE / startup_s))
+    return min(worthwhile, concurrency or worthwhile)
 
 
-def pack(seconds: Sequence[float], capacity_s: float) -> tuple[tuple[int, ...], ...]:
-    """Indices of runs by task: first-fit decreasing, so that no task is longer than `capacity_s`.
+def pack(seconds: Sequence[float], wanted: int, limit_s: float) -> tuple[tuple[int, ...], ...]:
+    """Indices of runs by task: `wanted` tasks of about equal length, or more where they would be above `limit_s`.
 
-    A run that is longer by itself has a task of its own, and goes on when that is requeued. Long tasks come first.
+    The longest run goes first, always to the task that has least (LPT). A run that is above the limit by itself has a
+    task of its own, and goes on when that is requeued. Long tasks come first.
     """
-    tasks: list[list[int]] = []
-    room: list[float] = []
-    for index in sorted(range(len(seconds)), key=lambda i: (-seconds[i], i)):
-        place = next((task for task, left in enumerate(room) if seconds[index] <= left), None)
-        if place is None:
-            place = len(tasks)
-            tasks.append([])
-            room.append(capacity_s)
-        tasks[place].append(index)
-        room[place] -= seconds[index]
-    return tuple(tuple(task) for task in sorted(tasks, key=lambda task: -sum(seconds[i] for i in task)))
+    order = sorted(range(len(seconds)), key=lambda index: (-seconds[index], index))
+    count = (
+        max(1, wanted, int(sum(min(length, limit_s) for length in seconds) / limit_s)) if limit_s > 0 else len(order)
+    )
+    while True:
+        tasks: list[list[int]] = [[] for _ in range(min(count, len(order)))]
+        loads = [(0.0, task) for task in range(len(tasks))]
+        for index in order:
+            load, task = heapq.heappop(loads)
+            tasks[task].append(index)
+            heapq.heappush(loads, (load + seconds[index], task))
+        if all(load <= limit_s or len(tasks[task]) == 1 for load, task in loads):
+            return tuple(tuple(task) for task in sorted(tasks, key=lambda task: -sum(seconds[i] for i in task)))
+        count += 1
 
 
 def arrays_of(count: int, max_array_size: int, concurrency: int | None) -> tuple[tuple[range, int | None], ...]:

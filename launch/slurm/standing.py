@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.plan import start_tokens
-from configs.rundir import ENDED, parked, read_config, read_status, run_dir_of
+from configs.rundir import ENDED, parked, read_config, read_json, read_status, run_dir_of
 from launch.slurm import queue
 from launch.slurm.submission import Submitted, submissions
 
+UNDER_WAY = 3  # exit code
 SILENCE_S = 120.0  # a run whose status is older than this is not running where there is no queue to ask
 
 
@@ -57,6 +58,25 @@ def standings(study_dir: Path, ids: Sequence[str], facts: Facts | None, now: flo
     queued = _tasks_of(study_dir, facts.queued if facts else {})
     ended = _tasks_of(study_dir, facts.ended if facts else {})
     return [_standing(study_dir, identity, facts, queued.get(identity), ended.get(identity), now) for identity in ids]
+
+
+def exit_code(found: Sequence[Standing]) -> int:
+    """For scripts: 0 if every run has ended, UNDER_WAY if SLURM or a process works on it, 1 if nobody does."""
+    if all(run.state in ENDED for run in found):
+        return 0
+    return UNDER_WAY if any(run.task or run.state == "running" for run in found) else 1
+
+
+def task_errors(study_dir: Path, found: Sequence[Standing]) -> list[str]:
+    """What tasks that gave up have said, while what they had is left."""
+    left = {run.run for run in found if run.state not in ENDED}
+    paths = sorted((study_dir / "slurm" / "tasks").glob("*.json"))
+    records = {path.stem: read_json(path) for path in paths if left}
+    return [
+        f"task {key}: {record['message']}"
+        for key, record in records.items()
+        if record["message"] and (not record["runs"] or left & set(record["runs"]))
+    ]
 
 
 def _standing(

@@ -23,7 +23,7 @@ from configs.errors import ConfigError
 from configs.rundir import read_json, write_atomic, write_json
 from configs.site import SiteConfig
 from launch.slurm import queue
-from launch.slurm.packing import arrays_of, capacity_of_task, pack
+from launch.slurm.packing import arrays_of, pack, tasks_wanted
 from launch.slurm.script import Job, array_script, logs_of, report_script
 from launch.slurm.snapshot import code_hash, take_snapshot
 
@@ -81,13 +81,13 @@ def prepare(
         raise ConfigError(f"{study_dir}: #SBATCH options cannot name a path with spaces; choose another --out")
     trunks = [identity for identity in seconds if identity in set(parents.values())]
     stages = [trunks, [identity for identity in seconds if identity not in set(trunks)]]
-    limit = site.time_limit - site.signal_seconds
+    limit = site.time_limit - site.signal_seconds - site.startup_seconds
     lines: list[dict[str, Any]] = []
     pieces: list[tuple[range, int | None, bool]] = []
     largest = site.max_array_size or queue.max_array_size()
     for late, stage in enumerate(stages):
         cost = [seconds[identity] for identity in stage]
-        tasks = pack(cost, capacity_of_task(sum(cost), limit, site.startup_seconds, site.concurrency))
+        tasks = pack(cost, tasks_wanted(sum(cost), site.startup_seconds, site.concurrency), limit)
         first = len(lines)
         for task in tasks:
             runs = {"runs": [stage[i] for i in task], "seconds": round(sum(cost[i] for i in task), 1)}

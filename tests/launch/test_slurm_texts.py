@@ -11,7 +11,7 @@ from configs.errors import ConfigError
 from configs.rundir import Status, failed, parked
 from configs.site import SiteConfig, duration_seconds, load_site, nodes_of
 from launch.cli import main
-from launch.slurm.packing import arrays_of, capacity_of_task, pack
+from launch.slurm.packing import arrays_of, pack, tasks_wanted
 from launch.slurm.script import Job, array_script, clock, report_script
 from launch.slurm.snapshot import VERSION, code_hash, take_snapshot
 from tests.processes import ROOT
@@ -38,23 +38,31 @@ def test_a_time_limit_reads_back(seconds):
     assert duration_seconds(clock(seconds)) == seconds
 
 
-@given(st.lists(st.floats(0.1, 100), max_size=60), st.floats(1, 200))
-def test_every_run_is_packed_once_and_no_task_is_too_long(seconds, capacity):
-    tasks = pack(seconds, capacity)
+@given(st.lists(st.floats(0.1, 100), max_size=60), st.integers(1, 20), st.floats(0, 200))
+def test_every_run_is_packed_once_into_tasks_that_fit_and_are_alike(seconds, wanted, limit):
+    tasks = pack(seconds, wanted, limit)
     assert sorted(i for task in tasks for i in task) == list(range(len(seconds)))
-    for task in tasks:
-        assert len(task) == 1 or sum(seconds[i] for i in task) <= capacity * (1 + 1e-9)
     loads = [sum(seconds[i] for i in task) for task in tasks]
     assert loads == sorted(loads, reverse=True)
-    # First fit leaves no two tasks that would fit into one.
-    assert all(a + b > capacity * (1 - 1e-9) for k, a in enumerate(loads) for b in loads[k + 1 :])
+    assert all(len(task) == 1 or load <= limit * (1 + 1e-9) for task, load in zip(tasks, loads, strict=True))
+    assert len(tasks) >= min(wanted, len(seconds))
+    if loads:  # greedy: a task is longer than another by no more than its last, shortest run
+        assert all(
+            load - min(seconds[i] for i in task) <= loads[-1] + 1e-9 for task, load in zip(tasks, loads, strict=True)
+        )
 
 
-def test_a_task_takes_its_share_but_neither_its_start_up_nor_its_limit_goes_wrong():
-    assert capacity_of_task(total_s=8000, limit_s=3600, startup_s=60, concurrency=8) == 1000
-    assert capacity_of_task(total_s=80, limit_s=3600, startup_s=60, concurrency=8) == 600  # ten start-ups
-    assert capacity_of_task(total_s=80000, limit_s=3600, startup_s=60, concurrency=8) == 3540
-    assert capacity_of_task(total_s=80000, limit_s=30, startup_s=60, concurrency=None) == 0
+def test_no_more_tasks_than_needed():
+    assert len(pack([5.0] * 12, wanted=2, limit_s=100)) == 2
+    assert len(pack([5.0] * 12, wanted=2, limit_s=20)) == 3
+    assert pack([50, 1, 1, 1], wanted=1, limit_s=10) == ((0,), (1, 2, 3))
+
+
+def test_as_many_tasks_as_run_at_a_time_but_none_that_only_starts():
+    assert tasks_wanted(total_s=8000, startup_s=60, concurrency=8) == 8
+    assert tasks_wanted(total_s=1300, startup_s=60, concurrency=8) == 2  # of ten start-ups each
+    assert tasks_wanted(total_s=80, startup_s=60, concurrency=8) == 1
+    assert tasks_wanted(total_s=8000, startup_s=60, concurrency=None) == 13
 
 
 @given(st.integers(0, 300), st.integers(1, 50), st.one_of(st.none(), st.integers(1, 400)))
