@@ -24,6 +24,8 @@ from launch.slurm import queue
 from launch.slurm.line import failures, left_of, progress, read_line
 from launch.slurm.script import logs_of
 from launch.slurm.workers import (
+    attend,
+    end_ranks,
     ending,
     first_error,
     free_port,
@@ -36,7 +38,7 @@ from launch.slurm.workers import (
 FINE = (0, 85)  # exit codes of a worker that did its work, or was stopped and can go on
 PATIENCE = 3  # launches without any progress before a task gives up
 STARTS = 5  # and starts of the task
-STEP_GRACE_S = 30.0
+STOP_SHARE = 0.75  # of the time before the limit, for a checkpoint
 KILL_WAIT_S = 300.0
 
 
@@ -51,6 +53,7 @@ class Task:
     runs: tuple[str, ...]
     cache: Path  # on this node, for this job
     asked: list[int] = field(default_factory=list)  # signals so far
+    asked_at: float | None = None  # time.monotonic of the first
 
     @property
     def stop_file(self) -> Path:
@@ -73,6 +76,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--launcher", choices=("srun", "deepspeed"), default="srun")
+    parser.add_argument("--signal-seconds", type=int, default=120, help="from SLURM's signal to the time limit")
     arguments = parser.parse_args()
     environment = os.environ
     try:
@@ -154,8 +158,12 @@ def _launch(task: Task, arguments: argparse.Namespace, runs: tuple[str, ...], ho
     named = f"{task.key} {task.restart}.{launch}"
     environment = os.environ | {LAUNCH: named, "MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
     _say(f"launch {named}: {len(runs)} runs on {' '.join(hosts)}, port {address[1]}")
-    code = subprocess.Popen(command, env=environment).wait()
-    _end_steps(task)
+    mark, grace_s = str(task.stop_file), STOP_SHARE * arguments.signal_seconds
+    code = attend(subprocess.Popen(command, env=environment), mark, lambda: task.asked_at, grace_s)
+    if end_ranks(task.key, mark, task.stop_file):
+        _say("its launcher was gone before its ranks; they have ended")
+        if not task.asked:
+            task.stop_file.unlink(missing_ok=True)
     if code not in FINE:
         reason = first_error(log_since(log, offset)) or ending(code)
         _say(f"launch {named} ended with exit code {code}: {reason}")
@@ -172,24 +180,6 @@ def _blame(task: Task, launch: str, reason: str, since: float) -> None:
         recorded = status.state in ENDED or (status.state == "failed" and status.updated >= since)
         if owner_of(run_dir).get("launch") == launch and not recorded:
             write_status(run_dir, failed(status, reason, time.time()))
-
-
-def _end_steps(task: Task) -> None:
-    """Wait for the ranks of a launcher that died alone: first they are asked to checkpoint, then they are ended."""
-    if not (steps := queue.steps(task.job)):
-        return
-    _say(f"the launcher is gone, its ranks are asked to stop: {' '.join(steps)}")
-    task.stop_file.touch()
-    deadline = time.monotonic() + STEP_GRACE_S
-    while (steps := queue.steps(task.job)) and time.monotonic() < deadline:
-        time.sleep(1.0)
-    for step in steps:
-        with contextlib.suppress(ConfigError):
-            queue.cancel_step(step)
-    while queue.steps(task.job) and time.monotonic() < deadline + STEP_GRACE_S:
-        time.sleep(1.0)
-    if not task.asked:
-        task.stop_file.unlink(missing_ok=True)
 
 
 def _restarted_in_vain(task: Task) -> str:
@@ -238,6 +228,7 @@ def _listen(task: Task) -> None:
 
     def note(number: int, frame: object) -> None:
         task.asked.append(number)
+        task.asked_at = task.asked_at or time.monotonic()
         with contextlib.suppress(OSError):
             task.stop_file.touch()
 
