@@ -39,6 +39,7 @@ FINE = (0, 85)  # exit codes of a worker that did its work, or was stopped and c
 PATIENCE = 3  # launches without any progress before a task gives up
 STARTS = 5  # and starts of the task
 STOP_SHARE = 0.75  # of the time before the limit, for a checkpoint
+REQUEUE_PAUSES_S = (5.0, 10.0, 20.0)  # the controller may be away for a moment
 KILL_WAIT_S = 300.0
 
 
@@ -55,15 +56,30 @@ class Task:
     asked: list[int] = field(default_factory=list)  # signals so far
     asked_at: float | None = None  # time.monotonic of the first
 
+    parent: int = field(default_factory=os.getppid)
+
     @property
     def stop_file(self) -> Path:
-        """Asks the worker to checkpoint and end; rank 0 runs on this node."""
-        return self.cache / "STOP"
+        """Asks the worker to checkpoint and end; rank 0 runs on this node. It is this start's alone."""
+        return Path(f"{self.cache}-{self.restart}-{os.getpid()}.stop")
+
+    def ask(self, number: int) -> None:
+        """Ask the worker to stop, after a signal."""
+        self.asked.append(number)
+        self.asked_at = self.asked_at or time.monotonic()
+        with contextlib.suppress(OSError):
+            self.stop_file.touch()
+
+    def when_asked(self) -> float | None:
+        """When it was first asked to stop (time.monotonic); losing SLURM's batch step is like being ended by it."""
+        if not self.asked and os.getppid() != self.parent:
+            self.ask(signal.SIGTERM)
+        return self.asked_at
 
     @property
     def stopped(self) -> bool:
         """Whether to start nothing more."""
-        return bool(self.asked) or (self.study_dir / "STOP").exists()
+        return self.when_asked() is not None or (self.study_dir / "STOP").exists()
 
 
 def main() -> int:
@@ -96,7 +112,6 @@ def main() -> int:
     code, message = 2, ""
     try:
         task.cache.mkdir(parents=True, exist_ok=True)
-        task.stop_file.unlink(missing_ok=True)
         task.runs = read_line(arguments.manifest, arguments.sha256, arguments.first + index, task.study_dir)
         code, message = _work(task, arguments)
     except ConfigError as error:
@@ -104,6 +119,7 @@ def main() -> int:
     except OSError as error:  # above all a full disk
         message = f"{error.filename or 'the disk'}: {error.strerror}"
     finally:
+        task.stop_file.unlink(missing_ok=True)
         shutil.rmtree(task.cache, ignore_errors=True)
     if message:
         _say(f"error: {message}")
@@ -159,7 +175,7 @@ def _launch(task: Task, arguments: argparse.Namespace, runs: tuple[str, ...], ho
     environment = os.environ | {LAUNCH: named, "MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
     _say(f"launch {named}: {len(runs)} runs on {' '.join(hosts)}, port {address[1]}")
     mark, grace_s = str(task.stop_file), STOP_SHARE * arguments.signal_seconds
-    code = attend(subprocess.Popen(command, env=environment), mark, lambda: task.asked_at, grace_s)
+    code = attend(subprocess.Popen(command, env=environment), mark, task.when_asked, grace_s)
     if end_ranks(task.key, mark, task.stop_file):
         _say("its launcher was gone before its ranks; they have ended")
         if not task.asked:
@@ -177,7 +193,7 @@ def _blame(task: Task, launch: str, reason: str, since: float) -> None:
     for identity in task.runs:
         run_dir = run_dir_of(task.study_dir, identity)
         status = read_status(run_dir)
-        recorded = status.state in ENDED or (status.state == "failed" and status.updated >= since)
+        recorded = status.state in (*ENDED, "preempted") or (status.state == "failed" and status.updated >= since)
         if owner_of(run_dir).get("launch") == launch and not recorded:
             write_status(run_dir, failed(status, reason, time.time()))
 
@@ -211,12 +227,16 @@ def _record_path(task: Task) -> Path:
 def _requeue(task: Task) -> int:
     """Put this element back into the queue, and wait for SLURM to end it."""
     _say(f"requeue {task.key}")
-    try:
-        queue.requeue(task.key)
-    except ConfigError as error:
-        _say(f"error: {error}; go on with `bcrit resubmit {task.study_dir}`")
-        _record(task, {"message": str(error)})
-        return 1
+    for pause in (*REQUEUE_PAUSES_S, None):
+        try:
+            queue.requeue(task.key)
+            break
+        except ConfigError as error:
+            _say(f"error: {error}")
+            if pause is None:
+                _record(task, {"message": f"{error}; go on with `bcrit resubmit`"})
+                return 1
+            time.sleep(pause)
     deadline = time.monotonic() + KILL_WAIT_S
     while signal.SIGTERM not in task.asked and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -226,14 +246,8 @@ def _requeue(task: Task) -> int:
 def _listen(task: Task) -> None:
     """From now on signals ask the worker to stop."""
 
-    def note(number: int, frame: object) -> None:
-        task.asked.append(number)
-        task.asked_at = task.asked_at or time.monotonic()
-        with contextlib.suppress(OSError):
-            task.stop_file.touch()
-
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
+        signal.signal(number, lambda number, frame: task.ask(number))
 
 
 def _say(text: str) -> None:
