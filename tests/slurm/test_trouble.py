@@ -16,7 +16,7 @@ from launch.slurm.submission import submissions
 from tests.slurm.conftest import BASE, User
 
 STUDY = f"{BASE}\naxes: {{budget_tokens: [2^12], batch_tokens: [2^8], lr: [2^-8, 2^-7, 2^-6]}}\n"
-LONG = f"{BASE}\naxes: {{budget_tokens: [2^21], batch_tokens: [2^8], lr: [2^-8]}}\n"
+LONG = f"{BASE}\naxes: {{budget_tokens: [2^19], batch_tokens: [2^8], lr: [2^-8]}}\n"
 
 
 def submitted(user: User, name: str, text: str = STUDY, **site: object) -> Path:
@@ -105,13 +105,13 @@ def test_a_run_that_fails_again_and_again_is_parked_and_the_others_finish(user):
     status = user.bcrit("status", out)
     assert status.returncode == 1
     assert "2 finished" in status.stdout
-    (row,) = [line for line in status.stdout.splitlines() if bad.name in line]
+    (row,) = [line for line in status.stdout.splitlines() if line.split()[:1] == [bad.name]]
     assert "parked" in row
     assert "IsADirectoryError" in row
     again = user.bcrit("resubmit", out)
     assert "Nothing to submit" in again.stdout
     (bad / "metrics.001.jsonl").rmdir()
-    assert "submitted array" in user.bcrit("resubmit", out, "--parked").stdout
+    assert "submitted array" in user.bcrit("resubmit", out, "--parked", "--site", user.site()).stdout
     user.cluster.drain(120)
     assert set(states(out)) == {"finished"}
     assert user.bcrit("status", out).returncode == 0
@@ -123,7 +123,7 @@ def test_cancel_checkpoints_and_resubmit_goes_on(user):
     wait_for(user, out, lambda: read_status(run_dir).tokens > 0)
     status = user.bcrit("status", out)
     assert status.returncode == 3
-    (row,) = [line for line in status.stdout.splitlines() if run_dir.name in line]
+    (row,) = [line for line in status.stdout.splitlines() if line.split()[:1] == [run_dir.name]]
     assert re.search(r"running +\d+% +\d+:\d\d +\d+_0", row), row
     assert "Nothing to submit" in user.bcrit("resubmit", out).stdout, "its run is queued"
     done = user.bcrit("cancel", out)
@@ -148,7 +148,7 @@ def test_a_full_disk_ends_clearly_and_loses_nothing(user):
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], check=True)
     try:
         out = disk / "s"
-        study = user.study("s", LONG.replace("2^21", "2^18").replace("{keep: none}", "{every_seconds: 0.5}"))
+        study = user.study("s", LONG.replace("2^19", "2^18").replace("{keep: none}", "{every_seconds: 0.5}"))
         filler = disk / "filler"
         fill(filler)
         refused = user.bcrit("submit", study, "--site", user.site(), "--out", out)
