@@ -2,9 +2,11 @@
 
 That a square-root rule holds for Adam and RMSprop, lagged or not, is shown in 2205.10287; for sign descent by the SDEs
 of Compagnoni et al. 2024 (2411.15958): where noise dominates, the mean of sign(g) grows as sqrt(B) and its variance
-does not change. SGD's linear rule: Goyal et al. 2017 (1706.02677). Adagrad's is derived here: its sum over steps of g^2
-is k s^2 where noise s dominates; at kappa times the batch there are kappa times fewer steps of kappa times less s^2, so
-sqrt(sum) falls as 1 / kappa, and a step of the same lr moves the mean kappa times as far, its variance kappa times.
+does not change. With momentum that holds for a beta1 that stays: sign(m) forgets what size m has, so a beta1 that moves
+would ask for another rate (tests/configs/test_scaling_toy.py). SGD's linear rule: Goyal et al. 2017 (1706.02677).
+Adagrad's is derived here: its sum over steps of g^2 is k s^2 where noise s dominates; at kappa times the batch there
+are kappa times fewer steps of kappa times less s^2, so sqrt(sum) falls as 1 / kappa, and a step of the same lr moves
+the mean kappa times as far, its variance kappa times.
 """
 
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Literal
 from configs.errors import ConfigError
 from configs.schema import OptimizerConfig, OptimizerKind, RunConfig
 
-Rule = Literal["sqrt", "half_life", "linear", "lr", "none", "joint", "adagrad"]
+Rule = Literal["sqrt", "half_life", "linear", "lr", "none", "joint", "adagrad", "sign"]
 SQUARE_ROOTS: tuple[Rule, ...] = ("sqrt", "half_life", "joint")
 COMPARED: tuple[Rule, ...] = ("linear", "lr", "none")  # claim nothing, so they may be applied to any optimizer
 
@@ -33,7 +35,7 @@ TRAITS: dict[OptimizerKind, Traits] = {
     "adam_lagged": Traits(("beta1", "beta2", "eps"), 2, SQUARE_ROOTS),
     "rmsprop": Traits(("beta2", "eps"), 1, SQUARE_ROOTS),
     "rmsprop_lagged": Traits(("beta2", "eps"), 1, SQUARE_ROOTS),
-    "sign": Traits(("beta1",), 1, SQUARE_ROOTS),
+    "sign": Traits(("beta1",), 1, ("sign",)),
     "lion": Traits(
         ("beta1", "beta2"), 1, (), "its two averages of the gradient do not keep their proportion when the batch grows"
     ),

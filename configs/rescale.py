@@ -18,6 +18,7 @@ SAYS: dict[Rule, str] = {
     "lr": "learning rate only: lr x sqrt(k)",
     "none": "no rule: the batch alone",
     "adagrad": "Adagrad's rule: lr stays, eps / k, weight decay a token stays",
+    "sign": "sign descent's rule: lr x sqrt(k), beta1 stays, weight decay a token stays",
     "joint": "joint rule for batch and horizon: the square-root rule with k over the ratio of the budgets",
 }
 SHORT_MEMORY = 0.5  # of 1 - beta: beyond it a moment is no average over steps that an SDE could describe

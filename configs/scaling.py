@@ -77,6 +77,11 @@ def adagrad(recipe: Recipe, kappa: float) -> Recipe:
     return replace(recipe, eps=recipe.eps / kappa, weight_decay=recipe.weight_decay * kappa)
 
 
+def sign(recipe: Recipe, kappa: float) -> Recipe:
+    """lr sqrt(kappa), beta1 stays, decay per token stays: see `configs.optimizers`."""
+    return replace(half_life(recipe, kappa), beta1=recipe.beta1, beta2=recipe.beta2, eps=recipe.eps)
+
+
 RULES: dict[Rule, Callable[[Recipe, float], Recipe]] = {
     "sqrt": square_root,
     "half_life": half_life,
@@ -85,6 +90,7 @@ RULES: dict[Rule, Callable[[Recipe, float], Recipe]] = {
     "none": lambda recipe, kappa: recipe,
     "joint": square_root,
     "adagrad": adagrad,
+    "sign": sign,
 }
 
 

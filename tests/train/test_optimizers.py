@@ -32,7 +32,7 @@ def stepped(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], steps: 
 
 
 def ours(kind: str, decay: float = 0.0, **fields: float) -> Callable:
-    config = OptimizerConfig(kind=kind, eps=EPS, **fields)
+    config = OptimizerConfig.model_validate({"kind": kind, "eps": EPS, **fields})
     return lambda parameters: make_optimizer(
         [{"params": parameters, "lr": LR, "weight_decay": decay, "eps": EPS}], config
     )
@@ -109,9 +109,16 @@ def test_decay_is_decoupled(kind):
     torch.testing.assert_close(parameter.detach(), torch.full((3, 2), (1 - LR * 0.5) ** steps))
 
 
-STAGED = [
-    (kind, stage) for kind in KINDS if kind != "adamw" for stage in (0, 1, 2, 3) if kind != "adafactor" or not stage
+ROTATED = [
+    ("rmsprop", 1),
+    ("rmsprop_lagged", 2),
+    ("sign", 3),
+    ("lion", 1),
+    ("adagrad", 3),
+    ("sgd", 2),
+    ("adafactor", 0),
 ]
+STAGED = [*(("adam_lagged", stage) for stage in (0, 1, 2, 3)), *ROTATED]  # how they use their state is the same
 
 
 @pytest.mark.parametrize(("kind", "stage"), STAGED)
@@ -125,7 +132,7 @@ def test_a_run_cut_in_two_is_the_same_run_at_every_stage(run, tmp_path, kind, st
     assert_same_tensors(checkpoints_of(tmp_path / "cut")[-1], checkpoints_of(tmp_path / "whole")[-1])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("adamw", "adafactor")])
+@pytest.mark.parametrize("kind", ["adam_lagged", "adagrad"])
 def test_all_stages_step_alike(trained, tmp_path, kind):
     how = (f"optimizer.kind={kind}", "budget_tokens=1024", "optimizer.weight_decay=0.1", "lr=2^-9")
     plain, *sharded = (
@@ -133,12 +140,11 @@ def test_all_stages_step_alike(trained, tmp_path, kind):
     )
     for weights in sharded:
         for name, weight in plain.items():
-            # A sign may turn where a gradient is nothing but rounding.
-            assert (weights[name] - weight).abs().sum() <= 1e-4 * weight.abs().sum(), name
+            assert (weights[name] - weight).abs().sum() <= 1e-5 * weight.abs().sum(), name
 
 
 def test_bf16_steps_all_but_adafactor(run, tmp_path):
-    for kind in ("rmsprop_lagged", "sgd"):
+    for kind in ("lion", "sgd"):
         fp32 = run(tmp_path / f"{kind}32", f"optimizer.kind={kind}", "budget_tokens=1024", "lr=2^-9")
         for stage in (1, 3):
             how = (f"optimizer.kind={kind}", "precision=bf16", f"engine.zero_stage={stage}", "budget_tokens=1024")
