@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from configs.errors import ConfigError
-from launch.commands import checks, data, recipes, runs, studies, tables
+from launch.commands import checks, cluster, data, recipes, runs, studies, tables
 from launch.parser import parse
 
 
@@ -36,6 +36,10 @@ def _reference(arguments: argparse.Namespace, console: Console) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "plan": studies.plan_command,
     "run": studies.run_command,
+    "submit": cluster.submit_command,
+    "status": cluster.status_command,
+    "cancel": cluster.cancel_command,
+    "resubmit": cluster.resubmit_command,
     "table": tables.table_command,
     "import": tables.import_command,
     "wandb": tables.wandb_command,

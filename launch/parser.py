@@ -48,6 +48,35 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--gpu", help="check that the runs fit on this GPU, e.g. h100")
             command.add_argument("--all", action="store_true", help="print every run of a long table")
 
+    command = add(
+        "submit", "Submit what is left of a study to a SLURM cluster, as job arrays and a job for the report."
+    )
+    command.add_argument("study", type=Path, metavar="STUDY", help="YAML file of a study (see configs/studies)")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: base.precision=bf16")
+    command.add_argument("--site", type=Path, required=True, help="YAML file of the cluster (see configs/sites)")
+    command.add_argument("--dry-run", action="store_true", help="print the scripts; nothing is written or submitted")
+    command.add_argument("--out", type=Path, help="directory of the study (default: runs/<name>)")
+    command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
+    for name, text in (
+        ("status", "Show where the runs of a study stand. Exit code 0: all have ended; 3: under way; 1: nobody works."),
+        ("cancel", "Take a study out of the queue; what runs checkpoints and ends."),
+        ("resubmit", "Submit what is left of a study again, as it was submitted, with the code of now."),
+    ):
+        command = add(name, text)
+        command.add_argument("study", type=Path, metavar="STUDY", help="directory of a study, or its YAML file")
+        command.add_argument("--out", type=Path, help="its directory, if the file was given (default: runs/<name>)")
+        if name == "status":
+            command.add_argument("--watch", action="store_true", help="again every few seconds, while it is under way")
+            command.add_argument("--all", action="store_true", help="also the runs that have ended")
+        elif name == "cancel":
+            command.add_argument("--now", action="store_true", help="end running tasks, too, in SLURM's way")
+        else:
+            command.add_argument("--site", type=Path, help="another cluster, or other limits")
+            command.add_argument("--parked", action="store_true", help="also runs that failed again and again")
+            command.add_argument("--dry-run", action="store_true", help="print the scripts only")
+
     for name, text in (
         (
             "table",

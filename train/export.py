@@ -18,9 +18,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from configs.errors import ConfigError
 from configs.identity import run_id
 from configs.manifest import read_manifest
-from configs.rundir import manifest_ids, read_config, read_json, read_status, run_dir_of, sync, write_json
+from configs.rundir import manifest_ids, path_of, read_config, read_json, read_status, run_dir_of, sync, write_json
 from configs.schema import DataConfig, RunConfig
-from train.checkpoints import load_ema, newest_intact, path_of
+from train.checkpoints import load_ema, newest_intact
 from train.data.tokenizer import load_tokenizer
 from train.folding import fold, target_config
 from train.intact import damage

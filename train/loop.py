@@ -58,6 +58,7 @@ def train(
         update={
             "attempt": previous.attempt + 1,
             "tokens": position.tokens,
+            "resumed": position.tokens,
             "readouts": tuple(Readout(**readout) for readout in position.readouts),
             "spikes": position.spikes,
             "skipped": position.skipped,
