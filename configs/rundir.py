@@ -9,6 +9,7 @@
                  /metrics.NNN.jsonl  one file an attempt, appended
                  /checkpoints/<tokens>/
                  /claim.json       which process works on it
+                 /mirrored.json    what a Weights & Biases server was sent (configs.mirrored)
                  /wandb/           the Weights & Biases mirror
 """
 

@@ -121,6 +121,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--diverged-above", type=float, metavar="NATS", help="loss from which a run diverged")
         command.add_argument("--out", type=Path, help="directory (default: runs/<name of the table>)")
 
+    command = add("sync", "Replay a study's runs to Weights & Biases; sends what is missing there, each row once.")
+    command.add_argument("study", type=Path, metavar="STUDY", help="directory of a study or of a run")
+    command.add_argument(
+        "--project", metavar="[ENTITY/]PROJECT", help="where to (default: log.wandb_project of each run)"
+    )
+
     command = add("predict", "Read the fitted laws at budgets and sizes that were not trained.")
     command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
     command.add_argument("--tokens", required=True, nargs="+", metavar="T", help="budgets in tokens, e.g. 2^20 5e9")
