@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from configs.errors import ConfigError
-from launch.commands import checks, data, recipes, runs, studies, tables
+from launch.commands import checks, data, recipes, reviewing, runs, studies, tables
 from launch.parser import parse
 
 
@@ -41,6 +41,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "wandb": tables.wandb_command,
     "analyse": tables.analyse_command,
     "report": tables.report_command,
+    "review": reviewing.review_command,
     "predict": tables.predict_command,
     "rescale": recipes.rescale_command,
     "universal": runs.universal_command,
