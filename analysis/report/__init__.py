@@ -16,7 +16,7 @@ from configs.rundir import write_atomic
 
 
 def write_report(table: pd.DataFrame, analysis: Analysis, out_dir: Path) -> Path:
-    """Write `out_dir`/index.html, laws.json, table.csv and data/<figure>.csv, each atomically; return the page, written last.
+    """Write `out_dir`/index.html, laws.json, table.csv and data/<figure>.csv, each atomically; return the page.
 
     `table` is the run table that was analysed, with all its rows: what the analysis left out is not drawn but counted.
     Raises ConfigError if the table cannot be analysed.

@@ -12,7 +12,7 @@ from analysis.review.document import Table
 from analysis.review.evidence import Evidence, is_steps
 from analysis.review.findings import Finding
 from analysis.review.quoted_numbers import NUMBER, number
-from configs.rundir import Readout, Status, read_status, run_dir_of
+from configs.rundir import Readout, Status, manifest_ids, read_status, run_dir_of
 
 MOST_NAMED = 3
 
@@ -38,6 +38,10 @@ def _against_runs(evidence: Evidence) -> Iterator[Finding]:
     table, study = evidence.table, evidence.study
     if study is None or "run_id" not in table:
         return
+    trunks = set(table["parent"].dropna()) if "parent" in table else set()
+    if missing := set(manifest_ids(study)) - set(table["run_id"].astype(str)) - trunks:
+        text = f"{len(missing)} runs of the study are not in it: write the report anew"
+        yield Finding("warning", "complete", "run table", text)
     for identity, rows in table.groupby("run_id"):
         status = read_status(run_dir_of(study, str(identity)))
         counted = str(rows["status"].iloc[0])
