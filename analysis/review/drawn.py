@@ -1,6 +1,6 @@
 """The figures: their numbers against the run table and the analysis, their marks against their numbers, their axes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -83,27 +83,38 @@ def _title(section: Section, evidence: Evidence, where: str) -> Iterator[Finding
 
 def _marks(section: Section, data: pd.DataFrame, where: str) -> Iterator[Finding]:
     """A filled mark stands at a value of the figure's numbers, an open triangle at a bound."""
-    numbers = data.select_dtypes("number")
-    ends = {end: _sorted(numbers, [c for c in numbers if str(c).endswith(f"_{end}")]) for end in ("low", "high")}
-    values = _sorted(numbers, [c for c in numbers if not str(c).endswith(("_low", "_high"))])
+    values = _numbers(data, lambda column: not column.endswith(("_low", "_high")))
+    ends = {end: _numbers(data, lambda column, end=end: column.endswith(f"_{end}")) for end in ("low", "high")}
+    places = np.sort(np.concatenate([values, *ends.values()]))
+    allowed = {side: np.sort(np.concatenate([values, ends[end]])) for side, end in BOUNDS.items()} | {"": values}
     for trace in (section.plot or {})["data"]:
         if "markers" not in trace.get("mode", "") or not trace.get("hovertemplate"):
             continue
-        symbols = _each(trace.get("marker", {}).get("symbol", "circle"), len(trace.get("x") or ()))
-        for x, y, symbol in zip(trace.get("x") or (), trace.get("y") or (), symbols, strict=True):
-            if symbol in ("x-thin-open", "arrow-up"):  # runs beyond the panel, drawn on its edge
-                continue
-            name = plain_text(str(trace.get("name", ""))) if trace.get("name") else "a mark"
-            side = symbol.split("-")[1] if symbol.startswith("triangle-") and symbol.endswith("-open") else ""
-            allowed = np.concatenate([ends[BOUNDS[side]], values]) if side else values
-            if not _holds(np.sort(allowed), y) or not _near(np.sort(np.concatenate([values, *ends.values()])), x):
-                text = f"{name}: a mark at ({x:.6g}, {y:.6g}) is not among its numbers"
-                yield Finding("error", "numbers", where, text)
-                return
+        x, y = (np.array(trace.get(axis) or [], float) for axis in "xy")
+        sides = np.array([_side(symbol) for symbol in _each(trace.get("marker", {}).get("symbol", "circle"), x.size)])
+        wrong = np.zeros(x.size, bool)
+        for side in set(sides) - {"off"}:
+            here = sides == side
+            wrong[here] = (_distance(allowed[side], y[here]) > 1e-9) | (_distance(places, x[here]) > _SHIFT)
+        if wrong.any():
+            i, name = int(np.argmax(wrong)), plain_text(str(trace.get("name") or "a mark"))
+            yield Finding(
+                "error", "numbers", where, f"{name}: a mark at ({x[i]:.6g}, {y[i]:.6g}) is not among its numbers"
+            )
+            return
 
 
-def _sorted(numbers: pd.DataFrame, columns: list[Any]) -> np.ndarray:
-    found = numbers[columns].to_numpy(float).ravel()
+def _side(symbol: str) -> str:
+    """Where an open triangle points; "off" for runs that lie beyond the panel and are drawn on its edge."""
+    if symbol in ("x-thin-open", "arrow-up"):
+        return "off"
+    return symbol.split("-")[1] if symbol.startswith("triangle-") and symbol.endswith("-open") else ""
+
+
+def _numbers(data: pd.DataFrame, use: Callable[[str], bool]) -> np.ndarray:
+    """All finite numbers of some columns, ascending."""
+    columns = [column for column in data.select_dtypes("number") if use(str(column))]
+    found = data[columns].to_numpy(float).ravel()
     return np.sort(found[np.isfinite(found)])
 
 
@@ -111,14 +122,17 @@ def _each(value: Any, n: int) -> list[str]:
     return [str(v) for v in value] if isinstance(value, list) else [str(value)] * n
 
 
-def _holds(values: np.ndarray, wanted: float) -> bool:
-    return bool(np.isclose(values, wanted, rtol=1e-9, atol=1e-12).any())
-
-
-def _near(values: np.ndarray, wanted: float) -> bool:
-    """Up to the sideways shift of marks."""
-    positive = values[values > 0]
-    return _holds(values, wanted) or (wanted > 0 and bool((np.abs(np.log2(positive / wanted)) <= _SHIFT).any()))
+def _distance(values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How far each number is from the nearest of `values` (ascending), in octaves; 0 where it is one of them."""
+    if not values.size:
+        return np.full(wanted.size, np.inf)
+    after = np.searchsorted(values, wanted).clip(1, max(values.size - 1, 1))
+    near = np.stack([values[after - 1], values[after.clip(max=values.size - 1)]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        octaves = np.abs(np.log2(near / wanted))
+    return np.where(np.isclose(near, wanted, rtol=1e-9, atol=1e-12), 0.0, np.nan_to_num(octaves, nan=np.inf)).min(
+        axis=0
+    )
 
 
 def _runs(evidence: Evidence) -> Iterator[Finding]:
