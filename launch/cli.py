@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from configs.errors import ConfigError
-from launch.commands import checks, cluster, data, mirrors, recipes, runs, studies, tables
+from launch.commands import checks, cluster, data, mirrors, recipes, reviewing, runs, studies, tables
 from launch.parser import parse
 
 
@@ -46,6 +46,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "analyse": tables.analyse_command,
     "report": tables.report_command,
     "sync": mirrors.sync_command,
+    "review": reviewing.review_command,
     "predict": tables.predict_command,
     "rescale": recipes.rescale_command,
     "universal": runs.universal_command,

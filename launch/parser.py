@@ -90,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
         if name != "table":
             command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
 
+    command = add("review", "Check a report as a careful reviewer would: its numbers, runs, bounds, words and axes.")
+    command.add_argument("report", type=Path, metavar="REPORT", help="directory of a report or of its study")
+    command.add_argument("--table", type=Path, metavar="FILE", help="the run table (default: the one beside the page)")
+
     for name, text in (
         ("import", "Read a CSV, Parquet or JSON Lines table of runs, or of steps to a target loss."),
         ("wandb", "Read the runs of a Weights & Biases project as a run table."),
