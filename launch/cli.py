@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from configs.errors import ConfigError
-from launch.commands import checks, cluster, data, mirrors, recipes, reviewing, runs, studies, tables
+from launch.commands import benching, checks, cluster, data, mirrors, recipes, reviewing, runs, studies, tables
 from launch.parser import parse
 
 
@@ -54,6 +54,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "mup": checks.mup_command,
     "coordcheck": checks.coordcheck_command,
     "transfer": checks.transfer_command,
+    "bench": benching.bench_command,
     "data prepare": data.prepare_command,
     "data verify": data.verify_command,
     "reference": _reference,

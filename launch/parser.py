@@ -8,6 +8,8 @@ from configs.errors import ConfigError
 from configs.expressions import axis_values, number
 from configs.scaling import RULES
 
+PARTS = ("loops", "processes", "growth", "slots", "stacked")  # of a benchmark
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """What is asked; `key=value` may stand anywhere behind the command. Exits as argparse does if it is wrong."""
@@ -190,6 +192,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, help="directory of the study (default: runs/transfer-<config>)")
     command.add_argument("--workers", type=_positive, help="runs at a time (default: one a core or device group)")
     command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
+    command = add("bench", "Measure the whole training loop against bare ones, and what each of its parts costs.")
+    command.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG", help="YAML file of a run (default: two sizes)"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: batch_tokens=2^12")
+    command.add_argument("--quick", action="store_true", help="one tiny size and few steps: does it work?")
+    command.add_argument("--only", choices=PARTS, action="append", help="one part of it (may be given again)")
+    command.add_argument("--rounds", type=_positive, help="times that every loop is run (default: 9)")
+    command.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="default: runs/bench.json")
     command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
     data = add("data", "Prepare and check packed corpora.").add_subparsers(required=True, metavar="ACTION")
