@@ -10,6 +10,7 @@ from configs.errors import ConfigError
 from configs.manifest import count_sequences
 from configs.memory import Memory, check_memory, memory
 from configs.mup import Role, rules
+from configs.optimizers import check_optimizer
 from configs.schema import ModelConfig, RunConfig
 
 
@@ -49,6 +50,7 @@ class Plan:
 def plan(config: RunConfig, hardware: Hardware) -> Plan:
     """The plan of a run. Raises ConfigError for the first rule that a value breaks."""
     _check_model(config.model)
+    check_optimizer(config)
     _check_engine(config)
     batch_seqs, micro_batch_seqs = _batch(config, hardware)
     _check_tokens_of_run(config)

@@ -22,6 +22,9 @@ Share = Annotated[float, Field(ge=0, le=1), _Number]
 DepthAlpha = Annotated[float, Field(ge=0.5, le=1), _Number]  # the range in which CompleteP is stable
 PositiveShare = Annotated[float, Field(gt=0, le=1), _Number]
 AboveOne = Annotated[float, Field(gt=1, allow_inf_nan=False), _Number]
+OptimizerKind = Literal[
+    "adamw", "adam_lagged", "rmsprop", "rmsprop_lagged", "sign", "lion", "adafactor", "adagrad", "sgd"
+]
 AxisValues = Annotated[tuple[Any, ...], BeforeValidator(axis_values)]
 
 
@@ -94,9 +97,12 @@ class DataConfig(Frozen):
 
 
 class OptimizerConfig(Frozen):
-    """Decoupled AdamW; what the parametrisation multiplies is in `configs.mup`."""
+    """How gradients become steps, with decoupled decay; what the parametrisation multiplies is in `configs.mup`."""
 
-    beta1: Fraction = Field(default=0.9, description="Decay of the first moment.")
+    kind: OptimizerKind = Field(
+        default="adamw", description="The optimizer; adam_lagged and rmsprop_lagged divide by the v of the step before."
+    )
+    beta1: Fraction = Field(default=0.9, description="Decay of the first moment, or momentum.")
     beta2: Fraction = Field(default=0.95, description="Decay of the second moment.")
     eps: PositiveFloat = Field(default=1e-8, description="Added to the root of the second moment, at base width.")
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled decay of matrices; see decay_rule.")

@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field first: lr=2^-8")
     command.add_argument("--batch-tokens", type=_tokens, required=True, metavar="B", help="the new batch, e.g. 2^14")
     command.add_argument("--budget-tokens", type=_tokens, metavar="T", help="a new budget (default: the run's)")
-    command.add_argument("--rule", choices=tuple(RULES), default="sqrt", help="default: sqrt, for Adam and RMSprop")
+    command.add_argument("--rule", choices=tuple(RULES), help="default: the optimizer's; sqrt for Adam and RMSprop")
     command.add_argument("--noise-scale", type=_rate, metavar="TOKENS", help="as measured: warn of batches above it")
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
 

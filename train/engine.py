@@ -27,12 +27,12 @@ import deepspeed.ops
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import nn
-from torch.optim import AdamW
 from transformers import GraniteForCausalLM
 
 from configs.memory import bucket_elements
 from configs.plan import Plan
 from configs.schema import RunConfig
+from train.optimizers import make_optimizer
 from train.parametrization import ParametrizationError, Row, optimizer_groups
 
 SILENCE_MINUTES = 10  # a rank that waits longer than this for another one gives up
@@ -43,6 +43,7 @@ accelerator: Any = get_accelerator()
 def start_distributed() -> None:
     """Join the process group of the launcher (deepspeed, torchrun or srun), or form a group of one."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "untested optimizer" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*(reduce_scatter_tensor|all_gather_into_tensor).*")
     for ours, slurm, alone in (
         ("RANK", "SLURM_PROCID", "0"),
@@ -102,6 +103,7 @@ def deepspeed_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
         "bf16": {"enabled": config.precision == "bf16", "immediate_grad_update": True},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
+        "zero_allow_untested_optimizer": True,  # tested by us: tests/train/test_optimizers.py
         "steps_per_print": 2**62,
         "wall_clock_breakdown": False,
     }
@@ -122,12 +124,8 @@ def whole(parameter: nn.Parameter) -> AbstractContextManager:
 
 
 def wrap(network: GraniteForCausalLM, rows: tuple[Row, ...], config: RunConfig, plan: Plan) -> Engine:
-    """Wrap the model and our own AdamW, compile if asked, and check that every group survived the wrapping."""
-    optimizer = AdamW(
-        optimizer_groups(network, rows, config),
-        betas=(config.optimizer.beta1, config.optimizer.beta2),
-        fused=True,
-    )
+    """Wrap the model and its optimizer, compile if asked, and check that every group survived the wrapping."""
+    optimizer = make_optimizer(optimizer_groups(network, rows, config), config.optimizer)
     engine, *_ = deepspeed.initialize(
         model=network, optimizer=optimizer, config=deepspeed_config(config, plan), dist_init_required=False
     )

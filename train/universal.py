@@ -21,12 +21,22 @@ from torch import nn
 
 from configs.errors import ConfigError
 from configs.rundir import sync
+from configs.schema import RunConfig
 from train.engine import Engine, whole  # before DeepSpeed itself: it settles which accelerator there is
 from train.intact import damage, seal
 from train.state import MOMENTS, WEIGHT, read, start_optimizer, step_of, write
 
 # isort: split
 from deepspeed.checkpoint.ds_to_universal import main as ds_to_universal
+
+
+def check_convertible(config: RunConfig) -> None:
+    """Refuse a run whose optimizer does not keep what is converted. Raises ConfigError."""
+    if config.optimizer.kind not in ("adamw", "adam_lagged"):
+        raise ConfigError(
+            f"optimizer.kind = {config.optimizer.kind}: universal checkpoints hold Adam's two moments only; resume the "
+            "run on as many ranks and at the ZeRO stage it was written by"
+        )
 
 
 def convert(checkpoint: Path) -> Path:

@@ -9,12 +9,14 @@ from configs.errors import ConfigError
 
 def universal_command(arguments: argparse.Namespace, console: Console) -> int:
     from configs.claims import claim, release
+    from configs.rundir import read_config
     from train.checkpoints import newest_intact
-    from train.universal import convert
+    from train.universal import check_convertible, convert
 
     checkpoint = newest_intact(arguments.run)
     if checkpoint is None:
         raise ConfigError(f"{arguments.run}: no checkpoint there; give the directory of a run that was stopped")
+    check_convertible(read_config(arguments.run))
     if not claim(arguments.run):
         raise ConfigError(f"{arguments.run}: a process works on it; stop the run first")
     try:

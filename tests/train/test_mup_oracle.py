@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import GraniteForCausalLM
 
 from configs.plan import Hardware, plan
-from configs.schema import ModelConfig, RunConfig
+from configs.schema import ModelConfig, OptimizerConfig, RunConfig
 from launch.cli import main
 from tests.configs.mup_cells import COLUMNS, expected, run_config
 from train.model import blank, build, granite_config, skeleton
@@ -59,6 +59,16 @@ def mup_adamw(network: nn.Module, config: RunConfig) -> Optimizer:
 
 
 # mup's optimizer.
+
+
+@pytest.mark.parametrize("name", ["more heads", "narrower", "normed", "tied"])
+def test_sgd_has_the_rates_of_mu_sgd(name):
+    config = RUNS[name].model_copy(update={"optimizer": OptimizerConfig(kind="sgd")})
+    network = with_base_shapes(skeleton(config.model), config.model)
+    rows = table(network, config)
+    ours = by_name(network, optimizer_groups(network, rows, config))
+    theirs = by_name(network, mup.MuSGD(network.parameters(), lr=config.lr).param_groups)
+    assert {n: g["lr"] for n, g in ours.items()} == pytest.approx({n: g["lr"] for n, g in theirs.items()}, rel=1e-12)
 
 
 def both(config: RunConfig) -> tuple[dict[str, dict], dict[str, dict]]:
@@ -130,7 +140,7 @@ def test_keys_of_fixed_width_get_the_full_rate_from_mup_and_are_named_by_our_che
     key = "model.layers.0.self_attn.k_proj.weight"
     assert (ours[key]["lr"], theirs[key]["lr"]) == (config.lr / 4, config.lr)
     with pytest.raises(ParametrizationError, match=re.escape(key)):
-        check_against_mup(network, mup.make_base_shapes(base, delta), rows, config.model)
+        check_against_mup(network, mup.make_base_shapes(base, delta), rows, config)
 
 
 def test_base_and_delta_of_one_width_are_standard_parametrisation_to_mup_without_a_word():
