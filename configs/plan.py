@@ -54,6 +54,8 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
     _check_engine(config)
     batch_seqs, micro_batch_seqs = _batch(config, hardware)
     _check_tokens_of_run(config)
+    if config.log.sharpness.every_tokens:
+        _check_probe(config, hardware.world_size)
     start = start_tokens(config)
     steps = (config.budget_tokens - start) // config.batch_tokens
     log_every_tokens = config.log.every_tokens or config.batch_tokens * max(1, steps // 256)
@@ -219,6 +221,7 @@ def _check_tokens_of_run(config: RunConfig) -> None:
         )
     for name, tokens in (
         ("log.every_tokens", config.log.every_tokens),
+        ("log.sharpness.every_tokens", config.log.sharpness.every_tokens),
         ("checkpoint.every_tokens", config.checkpoint.every_tokens),
     ):
         if tokens is not None:
@@ -239,6 +242,20 @@ def _check_readouts(config: RunConfig) -> None:
         raise ConfigError(
             f"readout_tokens below budget_tokens = {budget} with schedule.kind = {config.schedule.kind}: before the "
             "decay has ended a loss is not that of a shorter budget; run each budget, or use schedule.kind constant"
+        )
+
+
+def _check_probe(config: RunConfig, world_size: int) -> None:
+    seqs, seq_len = config.log.sharpness.seqs, config.model.seq_len
+    _check_multiple("log.sharpness.seqs", seqs, "world_size", world_size)
+    if seqs * seq_len > config.budget_tokens:
+        raise ConfigError(
+            f"log.sharpness.seqs = {seqs} are {seqs * seq_len} tokens, the run has budget_tokens = "
+            f"{config.budget_tokens}: use at most {config.budget_tokens // seq_len}"
+        )
+    if config.engine.liger:
+        raise ConfigError(
+            "log.sharpness with engine.liger = true: its kernels have no second derivative; use engine.liger false"
         )
 
 
