@@ -45,21 +45,29 @@ class Measured:
     noise_from_drop: Estimate
 
 
-def measure(searches: Sequence[Search], up_to: float = np.inf) -> Measured:
-    """Best steps of all batches, ascending, and B_noise by those of at most `up_to` tokens (where theory holds)."""
+def measure(searches: Sequence[Search], up_to: float | None = None) -> Measured:
+    """Best steps of all batches, ascending, and B_noise by those of at most `up_to` tokens (see `noise_batch`)."""
     vertices = [_vertex(search) for search in searches]
     steps = tuple(_step(s, vertex) for s, vertex in zip(searches, vertices, strict=True))
-    used = [
-        i
-        for i, (search, step) in enumerate(zip(searches, steps, strict=True))
-        if step.lr.status == "ok" and step.loss_drop.status == "ok" and search.batch_tokens <= up_to
-    ]
+    used = [i for i, step in enumerate(steps) if step.lr.status == "ok" and step.loss_drop.status == "ok"]
     batch = np.array([searches[i].batch_tokens for i in used])
-    lr, drop = (np.array([vertices[i][which] for i in used]).T for which in (0, 1))  # (K + 1, b)
-    return Measured(
-        steps,
-        _noise(batch, np.sqrt(batch) / lr if used else lr, f"sqrt(B) / lr* on B, {len(used)} batches"),
-        _noise(batch, batch / drop if used else drop, f"B / loss drop on B, {len(used)} batches"),
+    replicates = 1 + len(searches[0].drop) if searches else 0
+    lr, drop = (np.array([vertices[i][which] for i in used]).reshape(-1, replicates).T for which in (0, 1))
+    return Measured(steps, *noise_batch(batch, lr, drop, up_to))
+
+
+def noise_batch(batch: Array, lr: Array, drop: Array, up_to: float | None = None) -> tuple[Estimate, Estimate]:
+    """B_noise in tokens from where lr* bends, and from where the drop does; replicates (K + 1, b) of both by `batch`.
+
+    `up_to`: where theory ends; batches beyond it count only if fewer than three lie below, and `method` says so.
+    """
+    within = batch <= (np.inf if up_to is None else up_to)
+    used = within if within.sum() >= MIN_BATCHES else np.ones_like(within)
+    how = f"{used.sum()} batches" + ("" if within[used].all() else ", also beyond the validity bound")
+    batch, lr, drop = batch[used], lr[:, used], drop[:, used]
+    return (
+        _intercept_over_slope(batch, np.sqrt(batch) / lr, f"sqrt(B) / lr* on B, {how}"),
+        _intercept_over_slope(batch, batch / drop, f"B / loss drop on B, {how}"),
     )
 
 
@@ -101,9 +109,9 @@ def _step(search: Search, vertex: tuple[Array, Array]) -> Step:
     return Step(search.batch_tokens, Estimate(float(lr[0]), low, high, "1", "ok", how), loss_drop)
 
 
-def _noise(batch: Array, y: Array, how: str) -> Estimate:
+def _intercept_over_slope(batch: Array, y: Array, how: str) -> Estimate:
     """Intercept / slope of y (K + 1, b) on `batch` (b,), weighted by the relative errors of y."""
-    if batch.size < MIN_BATCHES or np.any(y <= 0):
+    if batch.size < MIN_BATCHES or not np.all(y > 0):
         return Estimate(None, None, None, "tokens", "not_identified", how)
     relative = np.sqrt(np.diag(covariance(y))) / y[0]
     weight = 1 / (y[0] * np.hypot(relative, relative.max() / 10))  # no batch counts for more than a hundred others

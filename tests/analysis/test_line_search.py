@@ -54,7 +54,8 @@ def test_the_noise_batch_comes_back_where_theory_holds():
         assert estimate.status == "ok"
         assert estimate.value == pytest.approx(noise, rel=0.15)
     few = measure([search(q, 1, batch, blocks=4000) for batch in BATCHES], up_to=BATCHES[1] * SEQ_LEN)
-    assert few.noise_from_lr.status == "not_identified"
+    assert "beyond the validity bound" in few.noise_from_lr.method
+    assert "beyond" not in found.noise_from_lr.method
 
 
 def test_a_diagonal_hessian_has_no_noise_batch_near_the_grid():

@@ -56,6 +56,8 @@ def sums(q: Toy, seed: int, blocks: int = BLOCKS, size: int = BLOCK, hessian_noi
         bend=np.einsum("bki,kij,blj->bkl", e, off, e),
         expected=pairs(e, e) / 40,
         agreed=pairs(signs, signs) / 40,
+        signs_along=pairs(signs, mean),
+        signs_bend=np.einsum("bki,kij,bkj->bk", signs, h, signs),
     )
 
 
@@ -82,10 +84,18 @@ def test_every_number_comes_back_within_its_interval():
         for b in (2, 8, 12):
             see(f"lr* at B = {BATCHES[b]:g}", found.curve[b].lr, exact.lr[b])
             see(f"loss drop at B = {BATCHES[b]:g}", found.curve[b].loss_drop, exact.loss_drop[b])
+            see(f"lr* of real signs at B = {BATCHES[b]:g}", found.curve[b].lr_signs, exact.lr[b])
+            see(f"loss drop of real signs at B = {BATCHES[b]:g}", found.curve[b].drop_signs, exact.loss_drop[b])
             see(f"E^2 at B = {BATCHES[b]:g}", found.curve[b].expected, agreement[b])
             see(f"agreement at B = {BATCHES[b]:g}", found.curve[b].agreed, agreement[b])
     for name, found in hits.items():
         assert_covers(name, found)
+
+
+def test_independent_signs_bend_the_loss_as_theorem_2_has_it():
+    q = toy()
+    factors = np.array([[c.bend_factor.value for c in predicted(q, seed).curve] for seed in range(DRAWS)])
+    assert factors.mean(0) == pytest.approx(1.0, abs=3.5 * factors.std(0).max() / DRAWS**0.5)
 
 
 def test_the_expected_sign_has_no_bias_from_the_noise_of_the_mean():
@@ -139,6 +149,18 @@ def test_beyond_the_bound_the_peak_is_not_where_theorem_3_puts_it():
     found = predicted(q, hessian_noise=0)
     assert holds(found.batch_noise, noise * SEQ_LEN)
     assert any("beyond" in note for note in found.notes)
+
+
+def test_signs_that_go_together_are_said_to():
+    """Every batch has one sign for all coordinates, so that V.H V is far above what independent ones have."""
+    q = toy()
+    rng = np.random.default_rng(0)
+    found = sums(q, 0)
+    v = np.sign(q.mu) * rng.choice([-1, 1], (BATCHES.size, BLOCKS, 1))
+    bent = found._replace(signs_bend=np.einsum("bki,ij,bkj->bk", v, q.hessian, v))
+    notes = predict_surge(bent, SEQ_LEN, BLOCK).notes
+    assert any("not independent" in note for note in notes)
+    assert not any("not independent" in note for note in predict_surge(found, SEQ_LEN, BLOCK).notes)
 
 
 def test_two_blocks_are_too_few():
