@@ -10,7 +10,7 @@ from configs.errors import ConfigError
 from configs.manifest import count_sequences
 from configs.memory import Memory, check_memory, memory
 from configs.mup import Role, rules
-from configs.optimizers import check_optimizer
+from configs.optimizers import TRAITS, check_optimizer
 from configs.schema import ModelConfig, RunConfig
 from configs.svag import check_svag, read_tokens, step_tokens
 
@@ -58,6 +58,8 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
     micro_batch_seqs = _micro_batch(config, hardware)
     step_seqs = read_tokens(config) // config.model.seq_len
     _check_tokens_of_run(config)
+    if config.log.sharpness.every_tokens:
+        _check_probe(config, hardware.world_size)
     start = start_tokens(config)
     steps = (config.budget_tokens - start) // step_tokens(config)
     log_every_tokens = config.log.every_tokens or step_tokens(config) * max(1, steps // 256)
@@ -235,6 +237,7 @@ def _check_tokens_of_run(config: RunConfig) -> None:
         )
     for name, tokens in (
         ("log.every_tokens", config.log.every_tokens),
+        ("log.sharpness.every_tokens", config.log.sharpness.every_tokens),
         ("checkpoint.every_tokens", config.checkpoint.every_tokens),
     ):
         if tokens is not None:
@@ -255,6 +258,25 @@ def _check_readouts(config: RunConfig) -> None:
         raise ConfigError(
             f"readout_tokens below budget_tokens = {budget} with schedule.kind = {config.schedule.kind}: before the "
             "decay has ended a loss is not that of a shorter budget; run each budget, or use schedule.kind constant"
+        )
+
+
+def _check_probe(config: RunConfig, world_size: int) -> None:
+    seqs, seq_len = config.log.sharpness.seqs, config.model.seq_len
+    _check_multiple("log.sharpness.seqs", seqs, "world_size", world_size)
+    if seqs * seq_len > config.budget_tokens:
+        raise ConfigError(
+            f"log.sharpness.seqs = {seqs} are {seqs * seq_len} tokens, the run has budget_tokens = "
+            f"{config.budget_tokens}: use at most {config.budget_tokens // seq_len}"
+        )
+    if TRAITS[config.optimizer.kind].moments != 2:
+        raise ConfigError(
+            f"log.sharpness with optimizer.kind = {config.optimizer.kind}: the pre-conditioned sharpness is Adam's; use "
+            "adamw, or leave log.sharpness.every_tokens empty"
+        )
+    if config.engine.liger:
+        raise ConfigError(
+            "log.sharpness with engine.liger = true: its kernels have no second derivative; use engine.liger false"
         )
 
 

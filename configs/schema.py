@@ -147,6 +147,21 @@ class EngineConfig(Frozen):
     liger: bool = Field(default=False, description="Fused Liger kernels (GPU only; installed with the extra `liger`).")
 
 
+class SharpnessConfig(Frozen):
+    """Sharpness probes: the top Hessian eigenvalue on a fixed batch, as it is and pre-conditioned by Adam."""
+
+    every_tokens: PositiveInt | None = Field(
+        default=None, description="Tokens between probes, the first before the first step; whole steps (empty: none)."
+    )
+    seqs: PositiveInt = Field(
+        default=8,
+        description="Sequences of the probe batch, the first that are trained on; each device holds its share at once.",
+    )
+    tolerance: PositiveFloat = Field(
+        default=1e-3, description="Relative residual at which an eigenvalue is found: the largest error it can have."
+    )
+
+
 class LogConfig(Frozen):
     """What is written while training."""
 
@@ -154,6 +169,7 @@ class LogConfig(Frozen):
         default=None,
         description="Tokens between training-loss records (default: about 1/256 of the budget, whole steps).",
     )
+    sharpness: SharpnessConfig = SharpnessConfig()
     wandb: Literal["offline", "online", "disabled"] = Field(
         default="offline", description="Weights & Biases mode; the run directory is the truth in all."
     )

@@ -30,6 +30,7 @@ from train.pace import Pace
 from train.parametrization import Row
 from train.ranks import agree, mean_over_ranks
 from train.schedules import step_shape
+from train.sharpness import open_probe, probe_sharpness
 
 
 def train(
@@ -60,6 +61,7 @@ def train(
         update={
             "attempt": previous.attempt + 1,
             "tokens": position.tokens,
+            "resumed": position.tokens,
             "readouts": tuple(Readout(**readout) for readout in position.readouts),
             "spikes": position.spikes,
             "skipped": position.skipped,
@@ -110,19 +112,33 @@ def train(
                 checkpoints.prune(run_dir, config.checkpoint.keep_last, tokens, plan.kept_tokens)
         checkpointed = time.monotonic()
 
+    def rate(tokens: int) -> float:
+        """The learning rate of the step that follows `tokens`."""
+        return recipe.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, tokens)
+
+    probe = open_probe(train_store, config, plan) if config.log.sharpness.every_tokens else None
+
+    def probed(tokens: int) -> None:
+        """Measure how sharp the loss is, where a probe is due."""
+        if probe is not None and (tokens - plan.start_tokens) % (config.log.sharpness.every_tokens or 1) == 0:
+            with pace.aside():
+                write(probe_sharpness(probe, engine, rows, recipe, tokens) | {"lr": rate(tokens)})
+
     if not record.status.readouts and not validated(0, None):
         raise FloatingPointError("the validation loss is not finite before the first step: check the model's init")
     limit = config.explode_ratio * record.status.readouts[0].loss
     state: State = "finished"
     lr, seen, skipping = config.lr, math.nan, config.on_spike == "skip"
     first = position.tokens
+    if first == plan.start_tokens:
+        probed(first)
     batches = prefetched(
         lambda begin: samples(train_store, config, plan, begin), range(first, config.budget_tokens, batch_tokens)
     )
     with closing(batches):
         for begin, mine in pace.waiting(batches):
             tokens = begin + batch_tokens
-            lr = recipe.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, begin)
+            lr = rate(begin)
             set_lr(engine, lr)
             micro = [batch.to(where, non_blocking=True) for batch in mine.split(plan.micro_batch_seqs)]
             stands_out, level = False, position.level
@@ -166,6 +182,7 @@ def train(
                     record.update(tokens=tokens, message=f"{reason} at {tokens:,} tokens")
                     break
 
+            probed(tokens)
             seconds = seconds_before + time.monotonic() - started
             record.update(tokens=tokens, seconds=seconds, skipped=position.skipped)
             stopping, due = agree(stop_requested(), checkpoint_due(config, plan, tokens, checkpointed), where)
