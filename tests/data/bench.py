@@ -46,7 +46,8 @@ def measure(folder: Path, characters: int, processes: int) -> None:
     peaks = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(
         f"{characters / 2**20:5.0f} Mi characters  {processes} process(es)  {done.tokens:11,} tokens  "
-        f"{done.seconds:6.1f} s  {done.tokens_per_s:9,.0f} tokens/s  peak {peaks[0]:.2f} GiB, a child {peaks[1]:.2f} GiB",
+        f"{done.seconds:6.1f} s  {done.tokens_per_s:9,.0f} tokens/s  "
+        f"peak {peaks[0]:.2f} GiB, a child {peaks[1]:.2f} GiB",
         flush=True,
     )
 
