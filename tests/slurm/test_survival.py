@@ -23,7 +23,7 @@ DISTURBANCES = int(os.environ.get("SLURM_DISTURBANCES", "3"))
 AT_LENGTH = DISTURBANCES >= 20
 STUDY = f"""{BASE.replace("{keep: none}", "{keep: none, every_seconds: 0.5}")}
 axes:
-  budget_tokens: [{"2^18, 2^20" if AT_LENGTH else "2^16, 2^17"}]
+  budget_tokens: [{"2^18, 2^20" if AT_LENGTH else "2^17, 2^18"}]
   batch_tokens: [2^8, 2^9]
   lr: [2^-8, 2^-6, 2^-4]
 zipped:
@@ -90,9 +90,11 @@ def test_signals_requeues_and_kills_leave_no_trace(undisturbed, user):
     while queue := user.cluster.queue():
         assert time.monotonic() < deadline, f"{queue} {did} {user.logs(out)}"
         watch(out, finished)
-        if todo and progress(out) > seen and disturb(*todo[0], out, user.cluster, chance):
-            did.append(todo.pop(0)[0])
-            time.sleep(chance.random() * 4)
+        if todo and progress(out) > seen:
+            if blow := next((b for b in todo if disturb(*b, out, user.cluster, chance)), None):
+                todo.remove(blow)
+                did.append(blow[0])
+                time.sleep(chance.random() * 4)
             seen = progress(out)
         time.sleep(0.3)
     print(did)
