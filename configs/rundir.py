@@ -15,6 +15,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ from configs.schema import RunConfig
 
 State = Literal["pending", "running", "preempted", "finished", "diverged", "failed"]
 ENDED: frozenset[State] = frozenset({"finished", "diverged"})
+PARKED_AFTER = 3  # failures in a row for the same reason
+
+
+_NUMBERS = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?")
 
 
 class Readout(BaseModel):
@@ -61,6 +66,10 @@ class Status(BaseModel):
     world_size: int = 1
     zero_stage: int = 1
     message: str = ""
+    resumed: int = 0  # tokens at which this attempt began
+    failure: str = ""  # the message of the last failure
+    failures: int = 0  # how often in a row it failed so, without a checkpoint in between that got further
+    failed_from: int = 0  # `resumed` of the attempt that failed last
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -100,6 +109,16 @@ def run_dir_of(study_dir: Path, identity: str) -> Path:
     return study_dir / "runs" / identity
 
 
+def path_of(run_dir: Path, tokens: int) -> Path:
+    """Where the checkpoint at `tokens` is."""
+    return run_dir / "checkpoints" / f"{tokens:015d}"
+
+
+def newest_tokens(run_dir: Path) -> int:
+    """Tokens of the newest checkpoint that was written to its end; 0 without one."""
+    return max((int(path.name) for path in (run_dir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
 def manifest_ids(study_dir: Path) -> list[str]:
     """Ids of a study's runs in the order of execution. Raises ConfigError if the study was never planned here."""
     try:
@@ -120,6 +139,22 @@ def read_status(run_dir: Path) -> Status:
         return Status.model_validate_json((run_dir / "status.json").read_text())
     except FileNotFoundError:
         return Status()
+
+
+def failed(status: Status, message: str, now: float) -> Status:
+    """The status after a failure: it counts those in a row for the same reason, whatever numbers the message has.
+
+    An attempt that began further than the failed one before it was progress, and starts the count again.
+    """
+    line = (message.strip().splitlines() or ["unknown"])[0]
+    again = _NUMBERS.sub("#", line) == _NUMBERS.sub("#", status.failure) and status.resumed <= status.failed_from
+    changes = {"message": line, "failure": line, "failures": status.failures + 1 if again else 1}
+    return status.model_copy(update={"state": "failed", "updated": now, "failed_from": status.resumed} | changes)
+
+
+def parked(status: Status) -> bool:
+    """Whether a run has failed so often for the same reason that it is not to be tried again unasked."""
+    return status.state == "failed" and status.failures >= PARKED_AFTER
 
 
 def read_config(run_dir: Path) -> RunConfig:

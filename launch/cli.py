@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from configs.errors import ConfigError
-from launch.commands import checks, data, mirrors, recipes, runs, studies, tables
+from launch.commands import benching, checks, cluster, data, mirrors, recipes, reviewing, runs, studies, tables
 from launch.parser import parse
 
 
@@ -36,19 +36,26 @@ def _reference(arguments: argparse.Namespace, console: Console) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "plan": studies.plan_command,
     "run": studies.run_command,
+    "submit": cluster.submit_command,
+    "status": cluster.status_command,
+    "cancel": cluster.cancel_command,
+    "resubmit": cluster.resubmit_command,
     "table": tables.table_command,
     "import": tables.import_command,
     "wandb": tables.wandb_command,
     "analyse": tables.analyse_command,
     "report": tables.report_command,
     "sync": mirrors.sync_command,
+    "review": reviewing.review_command,
     "predict": tables.predict_command,
     "rescale": recipes.rescale_command,
     "universal": runs.universal_command,
     "export": runs.export_command,
+    "surge": runs.surge_command,
     "mup": checks.mup_command,
     "coordcheck": checks.coordcheck_command,
     "transfer": checks.transfer_command,
+    "bench": benching.bench_command,
     "data prepare": data.prepare_command,
     "data verify": data.verify_command,
     "reference": _reference,

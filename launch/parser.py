@@ -8,6 +8,8 @@ from configs.errors import ConfigError
 from configs.expressions import axis_values, number
 from configs.scaling import RULES
 
+PARTS = ("loops", "processes", "growth", "slots", "stacked")  # of a benchmark
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """What is asked; `key=value` may stand anywhere behind the command. Exits as argparse does if it is wrong."""
@@ -48,6 +50,35 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--gpu", help="check that the runs fit on this GPU, e.g. h100")
             command.add_argument("--all", action="store_true", help="print every run of a long table")
 
+    command = add(
+        "submit", "Submit what is left of a study to a SLURM cluster, as job arrays and a job for the report."
+    )
+    command.add_argument("study", type=Path, metavar="STUDY", help="YAML file of a study (see configs/studies)")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: base.precision=bf16")
+    command.add_argument("--site", type=Path, required=True, help="YAML file of the cluster (see configs/sites)")
+    command.add_argument("--dry-run", action="store_true", help="print the scripts; nothing is written or submitted")
+    command.add_argument("--out", type=Path, help="directory of the study (default: runs/<name>)")
+    command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
+    for name, text in (
+        ("status", "Show where the runs of a study stand. Exit code 0: all have ended; 3: under way; 1: nobody works."),
+        ("cancel", "Take a study out of the queue; what runs checkpoints and ends."),
+        ("resubmit", "Submit what is left of a study again, as it was submitted, with the code of now."),
+    ):
+        command = add(name, text)
+        command.add_argument("study", type=Path, metavar="STUDY", help="directory of a study, or its YAML file")
+        command.add_argument("--out", type=Path, help="its directory, if the file was given (default: runs/<name>)")
+        if name == "status":
+            command.add_argument("--watch", action="store_true", help="again every few seconds, while it is under way")
+            command.add_argument("--all", action="store_true", help="also the runs that have ended")
+        elif name == "cancel":
+            command.add_argument("--now", action="store_true", help="end running tasks, too, in SLURM's way")
+        else:
+            command.add_argument("--site", type=Path, help="another cluster, or other limits")
+            command.add_argument("--parked", action="store_true", help="also runs that failed again and again")
+            command.add_argument("--dry-run", action="store_true", help="print the scripts only")
+
     for name, text in (
         (
             "table",
@@ -60,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
         if name != "table":
             command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
+
+    command = add("review", "Check a report as a careful reviewer would: its numbers, runs, bounds, words and axes.")
+    command.add_argument("report", type=Path, metavar="REPORT", help="directory of a report or of its study")
+    command.add_argument("--table", type=Path, metavar="FILE", help="the run table (default: the one beside the page)")
 
     for name, text in (
         ("import", "Read a CSV, Parquet or JSON Lines table of runs, or of steps to a target loss."),
@@ -113,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field first: lr=2^-8")
     command.add_argument("--batch-tokens", type=_tokens, required=True, metavar="B", help="the new batch, e.g. 2^14")
     command.add_argument("--budget-tokens", type=_tokens, metavar="T", help="a new budget (default: the run's)")
-    command.add_argument("--rule", choices=tuple(RULES), default="sqrt", help="default: sqrt, for Adam and RMSprop")
+    command.add_argument("--rule", choices=tuple(RULES), help="default: the optimizer's; sqrt for Adam and RMSprop")
     command.add_argument("--noise-scale", type=_rate, metavar="TOKENS", help="as measured: warn of batches above it")
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
 
@@ -125,6 +160,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--tokens", type=_positive, help="checkpoint to export (default: the newest)")
     command.add_argument("--out", type=Path, help="directory (default: RUN/model, or RUN/model-ema)")
     command.add_argument("--ema", action="store_true", help="the average of the weights instead")
+
+    command = add("surge", "Predict B_noise and lr*(B) from one checkpoint (Surge), and measure them by line search.")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
+    command.add_argument("--tokens", type=_tokens, help="checkpoint to measure (default: the newest)")
+    command.add_argument("--blocks", type=_positive, default=16, help="independent parts of the data (default: 16)")
+    command.add_argument("--max-batch-tokens", type=_tokens, metavar="B", help="largest batch (default: 256 sequences)")
+    command.add_argument("--micro-seqs", type=_positive, default=1, help="sequences of the smallest batch (default: 1)")
+    command.add_argument(
+        "--probe-seqs", type=_positive, default=16, help="sequences a block for Hessian and losses (default: 16)"
+    )
+    command.add_argument("--out", type=Path, help="directory (default: RUN/surge/<tokens>)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
     command = add("mup", "Print the parametrisation of every parameter of a run.")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
@@ -157,6 +204,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, help="directory of the study (default: runs/transfer-<config>)")
     command.add_argument("--workers", type=_positive, help="runs at a time (default: one a core or device group)")
     command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
+    command = add("bench", "Measure the whole training loop against bare ones, and what each of its parts costs.")
+    command.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG", help="YAML file of a run (default: two sizes)"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: batch_tokens=2^12")
+    command.add_argument("--quick", action="store_true", help="one tiny size and few steps: does it work?")
+    command.add_argument("--only", choices=PARTS, action="append", help="one part of it (may be given again)")
+    command.add_argument("--rounds", type=_positive, help="times that every loop is run (default: 9)")
+    command.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="default: runs/bench.json")
     command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
     data = add("data", "Prepare and check packed corpora.").add_subparsers(required=True, metavar="ACTION")

@@ -22,9 +22,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from configs.claims import TAKEN_OVER, lost
 from configs.errors import ConfigError
 from configs.identity import run_id
-from configs.rundir import read_json, sync, write_json
+from configs.rundir import path_of, read_json, sync, write_json
 from configs.schema import RunConfig
 from train import universal
 from train.engine import Engine
@@ -56,7 +57,7 @@ def save(
     partial, final = root / f"{position.tokens:015d}.partial", path_of(run_dir, position.tokens)
     writes = dist.get_rank() == 0
     needed = BYTES_PER_PARAM * sum(getattr(p, "ds_numel", p.numel()) for p in engine.module.parameters())
-    on_rank_0(lambda: _start(partial, needed))
+    on_rank_0(lambda: _start(run_dir, partial, needed))
     try:
         engine.save_checkpoint(str(partial), tag="state", save_latest=False, client_state={})
         if writes:
@@ -115,11 +116,6 @@ def resume(engine: Engine, run_dir: Path, config: RunConfig) -> tuple[Position, 
     return Position(tokens=position.tokens, level=position.level, readouts=start), load_ema(trunk)
 
 
-def path_of(run_dir: Path, tokens: int) -> Path:
-    """Where the checkpoint at `tokens` is."""
-    return run_dir / "checkpoints" / f"{tokens:015d}"
-
-
 def newest_intact(run_dir: Path) -> Path | None:
     """The newest checkpoint of a run whose files are as they were written; None if it has none.
 
@@ -174,7 +170,9 @@ def load_ema(checkpoint: Path) -> dict[str, torch.Tensor] | None:
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
-def _start(partial: Path, needed: int) -> None:
+def _start(run_dir: Path, partial: Path, needed: int) -> None:
+    if lost(run_dir):
+        raise ConfigError(f"{run_dir}: {TAKEN_OVER}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     free = shutil.disk_usage(partial).free

@@ -5,10 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from configs.claims import TAKEN_OVER, lost
 from configs.rundir import Status, metrics_path, write_status
 from train.engine import peak_memory_bytes
 
-HEARTBEAT_S = 2.0
+INTERVAL_S = 2.0
 
 
 class Record:
@@ -28,11 +29,16 @@ class Record:
             self._file.flush()
 
     def update(self, now: bool = False, **changes: Any) -> None:
-        """Change the status; the file follows at once if `now`, else at most every HEARTBEAT_S seconds."""
+        """Change the status; the file follows at once if `now`, else at most every INTERVAL_S seconds.
+
+        Raises RuntimeError, on this rank alone, if another process has taken the run over.
+        """
         self.status = self.status.model_copy(
             update={"updated": time.time(), "peak_memory_bytes": peak_memory_bytes(), **changes}
         )
-        if self._writes and (now or time.monotonic() - self._written > HEARTBEAT_S):
+        if self._writes and (now or time.monotonic() - self._written > INTERVAL_S):
+            if lost(self.run_dir):
+                raise RuntimeError(TAKEN_OVER)
             write_status(self.run_dir, self.status)
             self._written = time.monotonic()
 

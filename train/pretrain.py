@@ -30,6 +30,8 @@ def main() -> int:
     what.add_argument("--study", type=Path, help="directory of a study planned by `bcrit run`")
     parser.add_argument("--run-dir", type=Path, help="where the run is written (default: runs/single/runs/<id>)")
     parser.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus is kept")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=(), metavar="ID,ID", help="of the study")
+    parser.add_argument("--stop-file", type=Path, help="stop when this file exists")
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
     parser.add_argument("--launched", type=float, default=time.time(), help="unix time of the launch, for the record")
     parser.add_argument("--since", type=float, default=time.time(), help="do not retry runs that failed since then")
@@ -40,8 +42,9 @@ def main() -> int:
     start_distributed()
     try:
         if arguments.study:
-            times = (arguments.launched, arguments.since)
-            return run_study(arguments.study, arguments.data_dir, arguments.parent, *times)
+            ends = {"parent": arguments.parent, "stop_file": arguments.stop_file}
+            what_and_when = (arguments.study, arguments.data_dir, arguments.launched, arguments.since)
+            return run_study(*what_and_when, only=arguments.only, **ends)
         where = (arguments.run_dir, arguments.data_dir, arguments.launched)
         return run_single(arguments.config, arguments.overrides, *where)
     except ConfigError as error:

@@ -20,8 +20,13 @@ _PACKAGES = ("bcrit", "torch", "deepspeed", "transformers", "datasets", "mup", "
 
 @cache
 def code_version() -> str:
-    """Commit of the checkout, with `+changes` if files differ from it; the package version outside a checkout."""
+    """Commit of the checkout, with `+changes` if files differ from it; the package version outside a checkout.
+
+    A snapshot for jobs has it in a file, since it may lie in another repository.
+    """
     root = Path(__file__).resolve().parent.parent
+    if (snapshot := root / "CODE_VERSION").exists():
+        return snapshot.read_text().strip()
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)

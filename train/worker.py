@@ -7,14 +7,14 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
-from configs.claims import claim, release
+from configs.claims import claim, heartbeat, lost, release
 from configs.errors import ConfigError
 from configs.identity import run_id
 from configs.lineage import changed_fields
@@ -24,7 +24,9 @@ from configs.plan import Hardware, Plan, check_tokens, plan
 from configs.rundir import (
     ENDED,
     create_run,
+    failed,
     manifest_ids,
+    path_of,
     read_config,
     read_json,
     read_status,
@@ -34,7 +36,6 @@ from configs.rundir import (
 )
 from configs.schema import RunConfig
 from train.build import built
-from train.checkpoints import path_of
 from train.control import launchers, stop_watch
 from train.data.batches import open_split
 from train.data.open import open_corpus
@@ -69,14 +70,27 @@ def run_single(config_file: Path, overrides: list[str], run_dir: Path | None, da
     return run_claimed("single", [on_rank_0(prepare)], data_dir, stop_watch((), launchers()), launched, since=launched)
 
 
-def run_study(study_dir: Path, data_dir: Path, parent: int | None, launched: float, since: float) -> int:
-    """Train what is left of a planned study, in the manifest's order, sharing the work with other workers."""
+def run_study(
+    study_dir: Path,
+    data_dir: Path,
+    launched: float,
+    since: float,
+    *,
+    only: Sequence[str] = (),
+    parent: int | None = None,
+    stop_file: Path | None = None,
+) -> int:
+    """Train what is left of a planned study, in the manifest's order, sharing the work with other workers.
+
+    `only` names some of its runs, in the order to take them. It stops when `stop_file` exists or `parent` is gone.
+    """
 
     def order() -> list[Path]:
-        run_dirs = [run_dir_of(study_dir, identity) for identity in manifest_ids(study_dir)]
+        run_dirs = [run_dir_of(study_dir, identity) for identity in only or manifest_ids(study_dir)]
         return sorted(run_dirs, key=lambda run_dir: read_status(run_dir).state == "failed")
 
-    stop = stop_watch((study_dir / "STOP",), [*launchers(), *([parent] if parent else [])])
+    stop_files = [study_dir / "STOP", *([stop_file] if stop_file else [])]
+    stop = stop_watch(stop_files, [*launchers(), *([parent] if parent else [])])
     code = run_claimed(study_dir.name, on_rank_0(order), data_dir, stop, launched, since)
     return PREEMPTED if code == PREEMPTED else 0  # a worker that came to its end did its work; failures are on record
 
@@ -178,8 +192,10 @@ def _attempt(
 ) -> int:
     """Train a claimed run and give it back; the exit code it asks for."""
     own_stop = stop_watch((run_dir / "STOP",), ())
+    beating = heartbeat(run_dir) if dist.get_rank() == 0 else contextlib.nullcontext()
     try:
-        state = run_one(study, run_dir, data_dir, lambda: stop() or own_stop(), launched, tell)
+        with beating:
+            state = run_one(study, run_dir, data_dir, lambda: stop() or own_stop(), launched, tell)
         return PREEMPTED if state == "preempted" else 0
     except ConfigError as error:  # found by all ranks alike
         say(f"error: {error}")
@@ -214,19 +230,14 @@ def _record_refusal(run_dir: Path, message: str) -> None:
     """A stopped run that cannot be resumed like this has not failed: it goes on when it is resumed rightly."""
     if on_rank_0(lambda: read_status(run_dir).state) != "preempted":
         _record_failure(run_dir, message)
-    elif dist.get_rank() == 0:
+    elif dist.get_rank() == 0 and not lost(run_dir):
         write_status(run_dir, read_status(run_dir).model_copy(update={"message": message, "updated": time.time()}))
 
 
 def _record_failure(run_dir: Path, message: str) -> None:
-    if dist.get_rank() == 0:
-        failure: dict[str, Any] = {
-            "state": "failed",
-            "message": (message.splitlines() or ["unknown"])[0],
-            "updated": time.time(),
-        }
+    if dist.get_rank() == 0 and not lost(run_dir):
         with contextlib.suppress(OSError):  # on a full disk the status stays as it was, and the claim goes stale
-            write_status(run_dir, read_status(run_dir).model_copy(update=failure))
+            write_status(run_dir, failed(read_status(run_dir), message, time.time()))
 
 
 def run_one(

@@ -42,6 +42,15 @@ def hardware_of(arguments: argparse.Namespace) -> "Hardware":
     return Hardware(world_size=arguments.ranks, device_memory=gpu.memory if gpu else None)
 
 
+def study_dir_of(arguments: argparse.Namespace) -> Path:
+    """Directory of a study that is given by it, or by its YAML file."""
+    from configs.load import load_study
+
+    if arguments.study.is_dir():
+        return arguments.study
+    return arguments.out or Path("runs") / load_study(arguments.study).name
+
+
 def layout_of(arguments: argparse.Namespace) -> "Layout":
     """Which workers run side by side on this machine."""
     from launch.local import layout

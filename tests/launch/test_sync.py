@@ -164,8 +164,9 @@ def test_many_requests_that_fail(server, tmp_path, record_property):
     for run_dir in run_dirs:
         write_attempt(run_dir, 1, 0, ROWS - 2, "finished")
     server.faults = faults
-    for calls in range(1, 4):  # noqa: B007
-        replayed = replay(server, study)
+    calls, replayed = 0, []
+    while calls < 3:
+        calls, replayed = calls + 1, replay(server, study)
         if not any(done.failure for done in replayed):
             break
     assert [done.failure for done in replayed] == [""] * RUNS

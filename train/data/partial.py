@@ -7,7 +7,6 @@ power cut could take away; what was written beyond it is dropped when the work g
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from configs.claims import claim, release
+from configs.claims import claim, heartbeat, release
 from configs.errors import ConfigError
 from configs.manifest import Split, SplitName
-from configs.rundir import Status, sync, write_atomic, write_status
+from configs.rundir import sync, write_atomic
 from configs.schema import Frozen
 from train.data.documents import Position
 from train.data.pack import NOTHING, SplitWriter, make_parent, writable
@@ -65,7 +64,7 @@ def working(out: Path, identity: Identity) -> Iterator[tuple[Path, Journal]]:
         claimed = claim(partial)
     if not claimed:
         raise ConfigError(
-            f"out: another process prepares {out}; wait for it, or, if it was killed on another machine, 10 minutes"
+            f"out: another process prepares {out}; wait for it, or, if it was killed on another machine, 5 minutes"
         )
     try:
         with writable(out):
@@ -74,7 +73,8 @@ def working(out: Path, identity: Identity) -> Iterator[tuple[Path, Journal]]:
             journal = _read(partial) or Journal(identity=identity)
             _check(journal.identity, identity)
             (partial / "corpus").mkdir(exist_ok=True)
-            yield partial, journal
+            with heartbeat(partial):
+                yield partial, journal
         shutil.rmtree(partial, ignore_errors=True)
     except ConfigError as error:
         kept = f"{partial} keeps what is done: go on as it was begun, or remove it to start again"
@@ -92,8 +92,6 @@ def save(partial: Path, journal: Journal, writers: dict[SplitName, SplitWriter])
     sync(partial / "corpus")
     done = journal.model_copy(update={"train": train, "valid": valid})
     write_atomic(partial / JOURNAL, done.model_dump_json(indent=1) + "\n")
-    # the heartbeat by which other machines see that the claim is alive
-    write_status(partial, Status(state="running", tokens=train.tokens + valid.tokens, updated=time.time()))
 
 
 def _read(partial: Path) -> Journal | None:
