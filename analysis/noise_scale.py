@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.jackknife import fieller
 from analysis.results import Estimate
+from configs import moments as arithmetic
 
 Array = NDArray[np.floating]
 
@@ -28,8 +29,7 @@ class Moments(NamedTuple):
 
 def two_batch(small_sq: ArrayLike, big_sq: ArrayLike, small: float, big: float) -> Moments:
     """From squared norms (n,) at batches `small` and `big`, of one step each or of means over steps."""
-    small_sq, big_sq = np.asarray(small_sq, float), np.asarray(big_sq, float)
-    return Moments((big * big_sq - small * small_sq) / (big - small), (small_sq - big_sq) / (1 / small - 1 / big))
+    return Moments(*arithmetic.two_batch(np.asarray(small_sq, float), np.asarray(big_sq, float), small, big))
 
 
 def smoothed_scale(

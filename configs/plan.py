@@ -9,6 +9,7 @@ from itertools import pairwise
 from configs.errors import ConfigError
 from configs.manifest import count_sequences
 from configs.memory import Memory, check_memory, memory
+from configs.moments import check_noise
 from configs.mup import Role, rules
 from configs.optimizers import TRAITS, check_optimizer
 from configs.schema import ModelConfig, RunConfig
@@ -56,6 +57,7 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
     check_svag(config)
     _check_engine(config)
     micro_batch_seqs = _micro_batch(config, hardware)
+    check_noise(config, micro_batch_seqs)
     step_seqs = read_tokens(config) // config.model.seq_len
     _check_tokens_of_run(config)
     if config.log.sharpness.every_tokens:

@@ -169,6 +169,11 @@ class LogConfig(Frozen):
         default=None,
         description="Tokens between training-loss records (default: about 1/256 of the budget, whole steps).",
     )
+    noise: Literal["gradients", "gains"] | None = Field(
+        default=None,
+        description="The gradient's noise: gradients: from micro-batches and ranks; gains: of the norms' gains, from "
+        "sequences, at one step in 8 (empty: none).",
+    )
     sharpness: SharpnessConfig = SharpnessConfig()
     wandb: Literal["offline", "online", "disabled"] = Field(
         default="offline", description="Weights & Biases mode; the run directory is the truth in all."

@@ -26,6 +26,7 @@ from train.engine import Engine, check_groups, device, device_label, optimizer_s
 from train.evaluate import activation_sizes, validate
 from train.metrics import Record
 from train.model import loss_of
+from train.noise import NoiseProbe, noise_row
 from train.pace import Pace
 from train.parametrization import Row
 from train.ranks import agree, mean_over_ranks
@@ -105,6 +106,8 @@ def train(
         nonlocal checkpointed, losses, fresh
         with pace.aside():
             losses, fresh = losses + mean_over_ranks(fresh), []
+            if noise is not None:
+                position.noise.pending += mean_over_ranks(noise.taken()[0])
             position.tokens, position.pending, position.seconds = tokens, losses, record.status.seconds
             position.readouts = [readout.model_dump() for readout in record.status.readouts]
             checkpoints.save(engine, run_dir, config, position, ema)
@@ -116,6 +119,9 @@ def train(
         """The learning rate of the step that follows `tokens`."""
         return recipe.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, tokens)
 
+    noise = NoiseProbe(engine, config, plan) if config.log.noise else None
+    if position.tokens == plan.start_tokens:
+        position.noise.since = plan.start_tokens
     probe = open_probe(train_store, config, plan) if config.log.sharpness.every_tokens else None
 
     def probed(tokens: int) -> None:
@@ -140,6 +146,8 @@ def train(
             tokens = begin + batch_tokens
             lr = rate(begin)
             set_lr(engine, lr)
+            step, reading = (tokens - plan.start_tokens) // batch_tokens, tokens in plan.readout_tokens
+            recording = reading or step % plan.log_every_steps == 0
             micro = [batch.to(where, non_blocking=True) for batch in mine.split(plan.micro_batch_seqs)]
             stands_out, level = False, position.level
             if skipping:
@@ -151,18 +159,24 @@ def train(
                 position.skipped_in_a_row += 1
                 grad_norm = None
             else:
-                loss, grad_norm = optimizer_step(
-                    engine, (loss_of(engine, batch) for batch in micro), config.optimizer.clip_norm, weights
-                )
+                batch_losses, clip_norm = (loss_of(engine, batch) for batch in micro), config.optimizer.clip_norm
+                if noise is None:
+                    loss, grad_norm = optimizer_step(engine, batch_losses, clip_norm, weights)
+                else:
+                    noise.begin(step, recording)
+                    loss, grad_norm = optimizer_step(engine, batch_losses, clip_norm, weights, noise.after_backward)
+                    noise.after_step()
                 fresh.append(loss)
                 position.skipped_in_a_row, position.level = 0, level
             if ema is not None:
                 update_ema(ema, network, forgotten)
 
-            step, reading = (tokens - plan.start_tokens) // batch_tokens, tokens in plan.readout_tokens
-            recording = reading or step % plan.log_every_steps == 0 or position.skipped_in_a_row > MAX_SKIPPED
+            recording = recording or position.skipped_in_a_row > MAX_SKIPPED
             if recording:
                 losses, fresh = losses + mean_over_ranks(fresh), []  # waits for the device
+                if noise is not None:
+                    new, sizes = (mean_over_ranks(vectors) for vectors in noise.taken())
+                    position.noise.pending += new
             pace.step()
             if recording:
                 train_loss = sum(losses) / len(losses) if losses else None
@@ -170,6 +184,8 @@ def train(
                 found, level = (0, position.level) if skipping else spikes(losses, position.level, config.spike_ratio)
                 row |= {"grad_norm": None if grad_norm is None else grad_norm.item(), "spikes": found}
                 write(row | pace.record())
+                if noise is not None and (measured := noise_row(config, plan, position.noise, sizes, tokens)):
+                    write(measured)
                 position.spikes += found
                 record.update(tokens_per_s=pace.tokens_per_s(), spikes=position.spikes, skipped=position.skipped)
                 reason, position.level, losses = divergence(losses, limit), level, []
