@@ -271,8 +271,8 @@ def _check_probe(config: RunConfig, world_size: int) -> None:
         )
     if TRAITS[config.optimizer.kind].moments != 2:
         raise ConfigError(
-            f"log.sharpness with optimizer.kind = {config.optimizer.kind}: the pre-conditioned sharpness is Adam's; use "
-            "adamw, or leave log.sharpness.every_tokens empty"
+            f"log.sharpness with optimizer.kind = {config.optimizer.kind}: the pre-conditioned sharpness is Adam's; "
+            "use adamw, or leave log.sharpness.every_tokens empty"
         )
     if config.engine.liger:
         raise ConfigError(

@@ -19,7 +19,7 @@ from configs.rundir import write_atomic
 
 
 def write_report(table: pd.DataFrame, analysis: Analysis, out_dir: Path, surges: Sequence[Surge] = ()) -> Path:
-    """Write `out_dir`/index.html, laws.json, table.csv and data/<figure>.csv, each atomically, the page last; return it.
+    """Write `out_dir`/index.html, laws.json, table.csv and data/<figure>.csv atomically, the page last; return it.
 
     `table` is the run table that was analysed, with all its rows: what the analysis left out is not drawn but counted.
     `surges`: what `bcrit surge` measured at its checkpoints, which has a figure of its own.
