@@ -58,18 +58,25 @@ def sentence(surge: Surge) -> str:
 
 
 def lines(surge: Surge) -> Iterator[str]:
-    """What `bcrit surge` prints: a line a batch, the scales, the notes, the sentence."""
+    """What `bcrit surge` prints: two lines a batch, the scales, the sentence."""
     p, m = surge.prediction, surge.measured
     yield "lr* by Theorem 2 | Lemma 1, signs as they are | line search, and loss drops in nats; 95 % intervals"
     for point, step in zip(p.curve, m.steps, strict=True):
         rates = " | ".join(written(e, "{:.3g}") for e in (point.lr, point.lr_signs, step.lr))
         drops = " | ".join(written(e, "{:.3g}") for e in (point.loss_drop, point.drop_signs, step.loss_drop))
-        where = f"B = {point.batch_tokens:,.0f} tokens = {point.batch_tokens / p.seq_len:,.0f} sequences"
+        where = f"B = {point.batch_tokens:,.0f} tokens ({point.batch_tokens / p.seq_len:,.0f} sequences)"
         yield f"{where}: lr* {rates}; drop {drops}"
         yield (
             f"  signs of two batches agree by {written(point.agreed, '{:.3g}')}, by mu and sigma "
             f"{written(point.expected, '{:.3g}')}; bend x{written(point.bend_factor, '{:.3g}')}"
         )
+    yield from scales(surge)
+    yield sentence(surge)
+
+
+def scales(surge: Surge) -> Iterator[str]:
+    """What does not go with one batch, as sentences."""
+    p, m = surge.prediction, surge.measured
     yield f"validity bound pi sigma^2 / (2 mu^2), of the mean square mu / sigma: {_both(p.bound, p.seq_len)}"
     yield f"Theorem 3 holds within 10 % up to {_both(p.holds_to, p.seq_len)}"
     yield f"lr_max {written(p.lr_max, '{:.3g}')}, largest drop {written(p.drop_max, '{:.3g}')} nats (Theorems 3, 5)"
@@ -77,7 +84,6 @@ def lines(surge: Surge) -> Iterator[str]:
         f"B_noise from where lr*(B) bends instead of the drop: {_both(p.signs_noise[0], p.seq_len)} with the signs as "
         f"they are, {_both(m.noise_from_lr, p.seq_len)} by line search"
     )
-    yield sentence(surge)
 
 
 def curve(surge: Surge) -> pd.DataFrame:

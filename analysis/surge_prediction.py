@@ -140,7 +140,9 @@ def _drop(along: Array, bend: Array, how: str) -> Estimate:
         return Estimate(None, None, None, "nats", "not_identified", how)
     root = estimate(along / np.sqrt(2 * bend), "nats", how)
     value, low, high = (np.sign(x) * x**2 for x in (root.value or 0.0, root.low or 0.0, root.high or 0.0))
-    return bounded(float(value) if value > 0 else None, max(float(low), 0.0), max(float(high), 0.0), "nats", how)
+    if value <= 0:
+        return bounded(None, None, max(float(high), 0.0), "nats", how)
+    return bounded(float(value), max(float(low), 0.0), float(high), "nats", how)
 
 
 def in_tokens(sequences: Estimate, seq_len: int) -> Estimate:

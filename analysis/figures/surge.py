@@ -51,6 +51,7 @@ def surge_at_checkpoints(surges: Sequence[Surge]) -> Figure:
         height=280,
         shared_y=False,
     )
+    named: set[str] = set()  # in the legend already
     for row, surge in enumerate(shown):
         part = curve(surge)
         for kind, (name, colour, symbol, dash) in _LOOK.items():
@@ -69,9 +70,10 @@ def surge_at_checkpoints(surges: Sequence[Surge]) -> Figure:
                     colour=colour,
                     symbol=symbol,
                     dash=dash,
-                    legend=row == 0 and column == 1,
+                    legend=kind not in named,
                     hover=[f"{name}, B = {grid_count(r.batch_tokens)}<br>{words(r, y)}" for r in rows(points)],
                 )
+                named.add(kind)
         for kind, noise in noises[id(surge)].items():
             for column, axis in enumerate(ys[1:], start=1):
                 _upright(plot, 3 * row + column, noise, kind, axis["range"])

@@ -14,7 +14,9 @@ from analysis.line_search import Search, measure
 from analysis.surge_prediction import Prediction, Sums, predict_surge
 from analysis.surge_theory import sign_optimum, sign_scales
 from configs.errors import ConfigError
-from configs.rundir import read_json
+from configs.identity import run_id
+from configs.rundir import read_config, read_json
+from launch.cli import main
 from tests.analysis.coverage import holds
 from tests.analysis.test_surge_prediction import Toy, toy
 from train import surge_checkpoint
@@ -202,3 +204,34 @@ def test_what_is_kept_of_signs_is_some_of_many_coordinates(tmp_path, monkeypatch
     found = moments(quadratic(toy()), sampling, tmp_path / "m.pt", lambda done, more: None)
     assert found.signs.shape == (3, 3, 10)
     assert len(set(found.shown.tolist())) == 10
+
+
+def test_the_command_measures_once_and_says_it_again(trained, tmp_path, data_dir, capsys):
+    run_dir = tmp_path / "run"
+    trained(run_dir, "budget_tokens=1024")
+    small = ("--blocks", "3", "--max-batch-tokens", "2^8", "--probe-seqs", "4", "--data-dir", str(data_dir))
+    assert main(["surge", str(run_dir), *small]) == 0
+    said = capsys.readouterr().out
+    out = run_dir / "surge" / f"{1024:015d}"
+    assert {path.name for path in out.iterdir()} == {
+        *("about.json", "measured.json", "surge.json", "curve.csv", "index.html", "data")
+    }
+    assert "predicted B_noise" in said
+    assert "measured by line search" in said
+    assert read_json(out / "surge.json")["about"]["run_id"] == run_id(read_config(run_dir))
+    written = (out / "measured.json").stat().st_mtime_ns
+    assert main(["surge", str(run_dir), "--tokens", "1024", *small]) == 0
+    assert capsys.readouterr().out == said
+    assert (out / "measured.json").stat().st_mtime_ns == written
+
+    for options, message in (
+        (("--blocks", "4", *small[2:]), "holds a measurement of something else"),
+        (("--tokens", "512", *small), "no checkpoint at 512 tokens"),
+        (("--max-batch-tokens", "100", *small[:2]), "whole sequences of 32 tokens"),
+        (("--max-batch-tokens", "96", *small[:2]), "power of two"),
+        (("--blocks", "2", *small[2:]), "--blocks 2: intervals"),
+    ):
+        assert main(["surge", str(run_dir), *options, "--data-dir", str(data_dir)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
