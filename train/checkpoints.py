@@ -163,8 +163,9 @@ def load(engine: Engine, checkpoint: Path, owner: str, config: RunConfig) -> Pos
             f"{shape[0]} at ZeRO-{shape[1]}: run `bcrit universal {checkpoint.parent.parent}` first, "
             "or resume as it was written"
         )
-    known = {name: saved[name] for name in Position.__dataclass_fields__ if name in saved}
-    return Position(**known | {"noise": NoiseState(**saved.get("noise", {}))})
+    known: dict[str, Any] = {name: saved[name] for name in Position.__dataclass_fields__ if name in saved}
+    known["noise"] = NoiseState(**saved.get("noise", {}))
+    return Position(**known)
 
 
 def load_ema(checkpoint: Path) -> dict[str, torch.Tensor] | None:

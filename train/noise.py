@@ -24,6 +24,8 @@ from train.engine import Engine
 from train.ranks import world
 from train.state import local_gradient, stepped
 
+foreach_norm: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
+foreach_sub: Any = torch._foreach_sub  # pyright: ignore[reportPrivateImportUsage]
 KINDS = ("embedding", "attention", "ffn", "norm", "output")
 
 
@@ -93,8 +95,8 @@ class NoiseProbe:
             return
         now = [tensor.detach() for tensor in stepped(self._engine)]
         shares = world() if self._engine.zero_optimization_stage() else 1
-        moved = torch._foreach_sub(now, self._before)
-        norms = [torch.stack(torch._foreach_norm(tensors)).square().sum() for tensors in (now, moved)]
+        moved = foreach_sub(now, self._before)
+        norms = [torch.stack(foreach_norm(tensors)).square().sum() for tensors in (now, moved)]
         self._sizes, self._before = [torch.stack(norms) * shares], None
 
     def taken(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -106,7 +108,7 @@ class NoiseProbe:
     def _gradient_squares(self, kind: int) -> list[Tensor]:
         found = (local_gradient(self._engine, parameter) for parameter in self._watched[kind])
         gradients = [gradient for gradient in found if gradient is not None and gradient.numel()]
-        return [norm.float().square() for norm in torch._foreach_norm(gradients)] if gradients else []
+        return [norm.float().square() for norm in foreach_norm(gradients)] if gradients else []
 
     def _see_gradient(self, kind: int, gradient: Tensor) -> None:
         if self._active:
