@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from configs.errors import ConfigError
-from launch.commands import checks, data, recipes, runs, studies, tables
+from launch.commands import checks, data, probes, recipes, runs, studies, tables
 from launch.parser import parse
 
 
@@ -43,6 +43,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "report": tables.report_command,
     "predict": tables.predict_command,
     "rescale": recipes.rescale_command,
+    "lr-critical": probes.lr_critical_command,
     "universal": runs.universal_command,
     "export": runs.export_command,
     "mup": checks.mup_command,

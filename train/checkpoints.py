@@ -46,6 +46,7 @@ class Position:
     spikes: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    warmup: dict[str, Any] | None = None  # what a warmup that looks at the loss has found; see `train.warmup`
 
 
 def save(

@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -181,10 +181,11 @@ def check_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None
 
 
 def optimizer_step(
-    engine: Engine, losses: Iterable[torch.Tensor], clip_norm: float
+    engine: Engine, losses: Iterable[torch.Tensor], clip_norm: float, before: Callable[[], None] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step from the losses of this rank's micro-batches (each a mean over equally many tokens).
 
+    `before` is called when the whole gradient is there, before the step.
     Returns this rank's mean loss and the global norm of the mean gradient before clipping, both on the device.
     """
     total, count = torch.zeros((), device=engine.device), 0
@@ -194,6 +195,8 @@ def optimizer_step(
         total, count = total + loss.detach(), count + 1
         if engine.is_gradient_accumulation_boundary() and not engine.zero_optimization_stage():
             norm = nn.utils.clip_grad_norm_(engine.module.parameters(), clip_norm or float("inf"))
+        if before is not None and engine.is_gradient_accumulation_boundary():
+            before()
         engine.step()
     if norm is None:
         norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=engine.device)

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from train.data.prefetch import prefetched
 from train.divergence import MAX_SKIPPED, divergence, spikes
 from train.ema import averaged, start_ema, update_ema
 from train.engine import Engine, check_groups, device, device_label, optimizer_step, set_groups, set_lr
-from train.evaluate import activation_sizes, validate
+from train.evaluate import activation_sizes, look_ahead, validate
 from train.metrics import Record
 from train.model import loss_of
 from train.pace import Pace
 from train.parametrization import Row
 from train.ranks import agree, mean_over_ranks
 from train.schedules import step_shape
+from train.second_moment import start_second_moment
 from train.sharpness import open_probe, probe_sharpness
+from train.warmup import Warmup, advance_warmup, climbing, start_warmup, summary
 
 
 def train(
@@ -102,6 +105,7 @@ def train(
         with pace.aside():
             losses, fresh = losses + mean_over_ranks(fresh), []
             position.tokens, position.pending, position.seconds = tokens, losses, record.status.seconds
+            position.warmup = asdict(warmup) if looks else None
             position.readouts = [readout.model_dump() for readout in record.status.readouts]
             checkpoints.save(engine, run_dir, config, position, ema)
             if dist.get_rank() == 0:
@@ -110,8 +114,11 @@ def train(
 
     def rate(tokens: int) -> float:
         """The learning rate of the step that follows `tokens`."""
-        return config.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, tokens)
+        return config.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, tokens, warmup.found)
 
+    warmup, looks = Warmup(**position.warmup or {}), []
+    if config.schedule.warmup != "linear":
+        looks = list(samples(train_store, config, plan, 0).to(where).split(plan.micro_batch_seqs))
     probe = open_probe(train_store, config, plan) if config.log.sharpness.every_tokens else None
 
     def probed(tokens: int) -> None:
@@ -125,6 +132,10 @@ def train(
     limit = config.explode_ratio * record.status.readouts[0].loss
     state: State = "finished"
     lr, seen, skipping = config.lr, math.nan, config.on_spike == "skip"
+    if looks and position.warmup is None:
+        warmup, row = start_warmup(engine, config, looks)
+        write(row)
+        record.update(warmup=summary(warmup, config))
     first = position.tokens
     if first == plan.start_tokens:
         probed(first)
@@ -134,6 +145,12 @@ def train(
     with closing(batches):
         for begin, mine in pace.waiting(batches):
             tokens = begin + batch_tokens
+            if climbing(warmup, config):
+                with pace.aside():
+                    row = advance_warmup(warmup, engine, config, looks, begin)
+                if row is not None:
+                    write(row)
+                record.update(warmup=summary(warmup, config))
             lr = rate(begin)
             set_lr(engine, lr)
             micro = [batch.to(where, non_blocking=True) for batch in mine.split(plan.micro_batch_seqs)]
@@ -147,8 +164,12 @@ def train(
                 position.skipped_in_a_row += 1
                 grad_norm = None
             else:
+                first_of_adam = config.optimizer.second_moment != "zero" and not engine.basic_optimizer.state
                 loss, grad_norm = optimizer_step(
-                    engine, (loss_of(engine, batch) for batch in micro), config.optimizer.clip_norm
+                    engine,
+                    (loss_of(engine, batch) for batch in micro),
+                    config.optimizer.clip_norm,
+                    before=(lambda: start_second_moment(engine, config)) if first_of_adam else None,
                 )
                 fresh.append(loss)
                 position.skipped_in_a_row, position.level = 0, level
@@ -209,12 +230,6 @@ def samples(store: TokenStore, config: RunConfig, plan: Plan, begin: int) -> tor
     first = begin // config.model.seq_len + dist.get_rank() * count
     batch = torch.from_numpy(sequences(store, config.seed, first, count))
     return batch.pin_memory() if device().type == "cuda" else batch
-
-
-@torch.no_grad()
-def look_ahead(network: torch.nn.Module, micro: list[torch.Tensor]) -> float:
-    """The loss of a step before it is taken, the mean over all ranks."""
-    return mean_over_ranks([torch.stack([loss_of(network, batch) for batch in micro]).mean()])[0]
 
 
 def checkpoint_due(config: RunConfig, plan: Plan, tokens: int, checkpointed: float) -> bool:
