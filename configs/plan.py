@@ -232,6 +232,16 @@ def _check_tokens_of_run(config: RunConfig) -> None:
         raise ConfigError(
             f"schedule.warmup_tokens = {schedule.warmup_tokens} is above budget_tokens = {budget}: use less"
         )
+    if schedule.warmup != "linear" and not schedule.warmup_tokens:
+        raise ConfigError(
+            f"schedule.warmup = {schedule.warmup} with schedule.warmup_tokens = 0: the search for the critical rate "
+            "starts at the first step of a warmup; give its length, or leave schedule.warmup at linear"
+        )
+    if schedule.warmup != "linear" and config.branch:
+        raise ConfigError(
+            f"schedule.warmup = {schedule.warmup} in a branch: it starts before the first step, which was the trunk's; "
+            "leave it at linear, or train the run from scratch"
+        )
     if schedule.kind == "wsd" and schedule.warmup_tokens > (1 - schedule.decay_fraction) * budget:
         raise ConfigError(
             f"schedule.warmup_tokens = {schedule.warmup_tokens} reaches into the decay, the last "

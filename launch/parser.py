@@ -152,6 +152,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--noise-scale", type=_rate, metavar="TOKENS", help="as measured: warn of batches above it")
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
 
+    command = add("lr-critical", "Search the smallest learning rate at which one step raises the loss.")
+    command.add_argument(
+        "target",
+        type=Path,
+        metavar="RUN|CONFIG",
+        help="a run's directory, looked at where its newest checkpoint is, or a run's YAML file: before its first step",
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: model.width=256")
+    command.add_argument("--start", type=_rate, default=1e-4, help="first rate that is tried (default: 1e-4)")
+    command.add_argument("--highest", type=_rate, default=1.0, help="last rate that is tried (default: 1)")
+    command.add_argument("--delta", type=_rate, default=0.01, help="part by which the loss may rise (default: 0.01)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
     command = add("universal", "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
 

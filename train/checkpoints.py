@@ -49,6 +49,7 @@ class Position:
     skipped: int = 0
     skipped_in_a_row: int = 0
     noise: NoiseState = field(default_factory=NoiseState)
+    warmup: dict[str, Any] | None = None  # what a warmup that looks at the loss has found; see `train.warmup`
 
 
 def save(

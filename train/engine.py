@@ -188,12 +188,14 @@ def optimizer_step(
     clip_norm: float,
     weights: Sequence[float] | None = None,
     after_backward: Callable[[float, bool], None] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step from the losses of this rank's micro-batches (each a mean over equally many tokens).
 
-    Returns this rank's mean loss and the global norm of the mean gradient before clipping, both on the device.
     `weights`, of mean 1, multiply the micro-batches' gradients before they are averaged. `after_backward` is called
-    after each backward pass with its weight and whether it was the last, when no gradient is clipped yet.
+    after each backward pass with its weight and whether it was the last, when no gradient is clipped yet; `before` when
+    the whole gradient is there (at ZeRO-0 clipped), before the step.
+    Returns this rank's mean loss and the global norm of the mean gradient before clipping, both on the device.
     """
     total, count = torch.zeros((), device=engine.device), 0
     norm = None
@@ -205,6 +207,8 @@ def optimizer_step(
         total, count = total + loss.detach(), count + 1
         if engine.is_gradient_accumulation_boundary() and not engine.zero_optimization_stage():
             norm = nn.utils.clip_grad_norm_(engine.module.parameters(), clip_norm or float("inf"))
+        if before is not None and engine.is_gradient_accumulation_boundary():
+            before()
         engine.step()
     if norm is None:
         norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=engine.device)
