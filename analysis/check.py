@@ -63,9 +63,15 @@ def _with_defaults(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(loss=loss.where(np.isfinite(loss)))
     if "seed" not in table:
         table = table.assign(seed=0)
-    if "status" not in table:
-        table = table.assign(status=np.where(table["loss"].isna(), "diverged", "finished"))
-    return table
+    return with_status(table)
+
+
+def with_status(table: pd.DataFrame) -> pd.DataFrame:
+    """A missing status is `finished`, or `diverged` where the loss is not a finite number."""
+    if "status" in table:
+        return table
+    ended = np.isfinite(pd.to_numeric(table["loss"], errors="coerce").astype(float))
+    return table.assign(status=np.where(ended, "finished", "diverged"))
 
 
 def _analysed(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -2,11 +2,12 @@
 
 From eta*(B): B_c of a form, per budget, and of the surge over all budgets at once. From the loss at eta*, at the target
 losses of `analysis.crossings`: the laws of `analysis.hyperbola`. From branches: `analysis.branched`. And the gradient
-noise scale, where a column holds it.
+noise scale and the noise batch of one step, where columns hold them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ DEFINITION_OF_FORM = {
     "sqrt_saturation": "sqrt_saturation",
     "linear_saturation": "linear_saturation",
 }
+MEASURED_IN_RUNS = ("noise_scale", "step_noise")  # columns of the table, each a definition of its own
 REFERENCES = ("hyperbola", "time_transfer_surge")  # what the other definitions are compared with, the first there is
 
 
@@ -41,8 +43,8 @@ def critical_batches(
     `time_transfer_surge`, `sqrt_saturation`, `linear_saturation`: from the fit of one budget. `..._all_budgets`: the
     surge fitted to all budgets and widths together and read at T, which borrows strength across T. At the loss that the
     best batch reaches at T: `hyperbola`, `surge_noise`, `overhead20`, `power_lines`. `branched`: at the tokens where
-    branches leave. `noise_scale`: from a column of that name. `table` (checked) is where batches, branches and noise
-    scales are read off, and the context length `seq_len` that gives Zhang's reference batch in tokens.
+    branches leave. `noise_scale`, `step_noise`: from columns of these names. `table` (checked) is where batches,
+    branches and these columns are read off, and the context length `seq_len` that gives Zhang's reference batch.
     """
     preferred = {verdict.tokens: verdict.candidates for verdict in verdicts}
 
@@ -72,7 +74,7 @@ def critical_batches(
 def without_form(cells: Sequence[Cell], noise: Noise, table: pd.DataFrame) -> list[CriticalBatch]:
     """The definitions of `critical_batches` that are no form of eta*(B)."""
     seq_len = float(table["seq_len"].iloc[0]) if "seq_len" in table and table["seq_len"].nunique() == 1 else None
-    return [*_from_loss(cells, noise, seq_len), *branched_batches(table), *_noise_scales(table, cells)]
+    return [*_from_loss(cells, noise, seq_len), *branched_batches(table), *_measured_in_runs(table, cells)]
 
 
 def at_equal_loss(
@@ -130,27 +132,27 @@ def _from_loss(cells: Sequence[Cell], noise: Noise, seq_len: float | None) -> It
             yield CriticalBatch("power_lines", tokens, batch, note=_left_out(crossings, inverted))
 
 
-def _noise_scales(table: pd.DataFrame, cells: Sequence[Cell]) -> Iterator[CriticalBatch]:
-    """At each T the geometric mean of `noise_scale` (tokens) over the runs with the lowest loss of their cell.
+def _measured_in_runs(table: pd.DataFrame, cells: Sequence[Cell]) -> Iterator[CriticalBatch]:
+    """At each T the geometric mean of a column in tokens over the runs with the lowest loss of their cell.
 
     It depends on where training is, not on B, so the cells of one T measure the same thing; their scatter gives the
     interval.
     """
-    if "noise_scale" not in table:
-        return
-    for tokens in sorted({c.tokens for c in cells}):
+    for column, tokens in product(MEASURED_IN_RUNS, sorted({c.tokens for c in cells})):
+        if column not in table:
+            continue
         here = {(c.width, c.batch_tokens): c.argmin_lr for c in cells if c.tokens == tokens}
         rows = table[table["tokens"] == tokens]
         best = np.isclose(
             rows["lr"], [here.get(key, np.nan) for key in zip(rows["width"], rows["batch_tokens"], strict=True)]
         )
-        values = np.log2(rows.loc[best & (rows["noise_scale"] > 0), "noise_scale"].to_numpy(float))
+        values = np.log2(rows.loc[best & (rows[column] > 0), column].to_numpy(float))
         values = values[np.isfinite(values)]
         if values.size == 0:
             continue
-        method = f"geometric mean of the column noise_scale over {values.size} runs at the best learning rates"
+        method = f"geometric mean of the column {column} over {values.size} runs at the best learning rates"
         mean, ends = float(values.mean()), (None, None)
         if values.size > 1:
             half = special.stdtrit(values.size - 1, (1 + CONFIDENCE) / 2) * values.std(ddof=1) / np.sqrt(values.size)
             ends = (float(2.0 ** (mean - half)), float(2.0 ** (mean + half)))
-        yield CriticalBatch("noise_scale", tokens, Estimate(2.0**mean, *ends, "tokens", "ok", method))
+        yield CriticalBatch(column, tokens, Estimate(2.0**mean, *ends, "tokens", "ok", method))

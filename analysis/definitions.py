@@ -67,6 +67,11 @@ DEFINITIONS = {
         "tr Σ/|G|² as the table gives it: the batch at which the gradient's noise equals its mean "
         "(McCandlish et al., arXiv:1812.06162)",
     ),
+    "step_noise": (
+        "B<sub>noise</sub>, one step",
+        "the batch at which the best single step of signs from a checkpoint lowers the loss half as far as that of an "
+        "endless batch, by line search (<code>bcrit surge</code>; Surge, arXiv:2405.14578, Theorem 5)",
+    ),
 }
 
 

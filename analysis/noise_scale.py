@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
-from analysis.results import Estimate, bounded
+from analysis.jackknife import fieller
+from analysis.results import Estimate
+from configs import moments as arithmetic
 
 Array = NDArray[np.floating]
 
@@ -28,8 +29,7 @@ class Moments(NamedTuple):
 
 def two_batch(small_sq: ArrayLike, big_sq: ArrayLike, small: float, big: float) -> Moments:
     """From squared norms (n,) at batches `small` and `big`, of one step each or of means over steps."""
-    small_sq, big_sq = np.asarray(small_sq, float), np.asarray(big_sq, float)
-    return Moments((big * big_sq - small * small_sq) / (big - small), (small_sq - big_sq) / (1 / small - 1 / big))
+    return Moments(*arithmetic.two_batch(np.asarray(small_sq, float), np.asarray(big_sq, float), small, big))
 
 
 def smoothed_scale(
@@ -65,15 +65,6 @@ def _ratio(moments: Moments, weight: Array, unit: str) -> Estimate:
     if effective < 1.5:
         value = trace / mean_sq if mean_sq > 0 else None
         return Estimate(value, None, None, unit, "ok" if value is not None else "not_identified", method)
-    spread = np.array([moments.mean_sq - mean_sq, moments.trace - trace]) * weight
-    gg, gs, _, ss = (spread @ spread.T * effective / (effective - 1)).flat
-    q = float(special.stdtrit(effective - 1, 0.975)) ** 2
-    # (trace - r mean_sq)^2 <= q var(trace - r mean_sq), a quadratic in r.
-    a, b, c = mean_sq**2 - q * gg, trace * mean_sq - q * gs, trace**2 - q * ss
-    root = b**2 - a * c
-    if root < 0:
-        return Estimate(None, None, None, unit, "not_identified", method)
-    low, high = sorted(float((b + sign * np.sqrt(root)) / a) for sign in (-1, 1))
-    if a <= 0 or mean_sq <= 0:  # |G|^2 may be zero: with tr Sigma above zero (c > 0), all from the larger root on
-        return bounded(None, high if a < 0 < c else None, None, unit, method)
-    return bounded(trace / mean_sq, max(low, 0.0), high, unit, method)
+    spread = np.array([moments.trace - trace, moments.mean_sq - mean_sq]) * weight
+    covariance = spread @ spread.T * effective / (effective - 1)
+    return fieller((trace, mean_sq), covariance, effective - 1, unit, method)

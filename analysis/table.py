@@ -10,7 +10,7 @@ import pandas as pd
 from configs.expressions import number_text
 from configs.fields import NOT_SCIENCE, values
 from configs.plan import n_params, start_tokens
-from configs.rundir import Status, manifest_ids, read_config, read_status, run_dir_of, write_atomic
+from configs.rundir import Status, manifest_ids, read_config, read_json, read_status, run_dir_of, write_atomic
 from configs.schema import RunConfig
 
 KINDS = ("embedding", "attention", "ffn", "residual", "logits")
@@ -31,6 +31,7 @@ COLUMNS: dict[str, str] = {
     "ema_loss": "validation loss of the averaged weights, if the run keeps an average",
     "train_loss": "mean training loss in nats since the previous training record",
     "loss_init": "validation loss before the first step",
+    "step_noise": "B_noise in tokens, as `bcrit surge` measured it by line search at this readout; empty if it did not",
     "budget_tokens": "tokens of the whole run",
     "parent": "run id of the trunk that the run branches off, which has no rows itself; empty if from scratch",
     "branch_tokens": "tokens at which it left its trunk; 0 if from scratch",
@@ -118,6 +119,7 @@ def _rows(run_dir: Path, config: RunConfig, about_study: dict[str, Any]) -> list
                 "ema_loss": readout.ema_loss if readout else None,
                 "train_loss": readout.train_loss if readout else None,
                 "loss_init": start.loss if start else None,
+                "step_noise": _step_noise(run_dir, tokens),
             }
             | {f"rms_{kind}": value for kind, value in (readout.rms if readout else {}).items()}
             | {f"rms_{kind}_init": value for kind, value in (start.rms if start else {}).items()}
@@ -153,6 +155,11 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status) -> dict[str, An
         "startup_seconds": status.startup_seconds,
         "peak_memory_bytes": status.peak_memory_bytes,
     }
+
+
+def _step_noise(run_dir: Path, tokens: int) -> float | None:
+    path = run_dir / "surge" / f"{tokens:015d}" / "surge.json"
+    return read_json(path)["measured"]["noise_from_drop"]["value"] if path.exists() else None
 
 
 def _code_version(run_dir: Path) -> str | None:

@@ -8,13 +8,15 @@ from configs.errors import ConfigError
 from configs.plan import readouts
 from configs.schema import RunConfig
 
+LATER = (("optimizer", "kind", "adamw"), ("optimizer", "second_moment", "zero"), ("schedule", "warmup", "linear"))
+
 
 def run_id(config: RunConfig) -> str:
     """12 hex digits of the sha256 of what defines the result, equal for equal numbers however they were written.
 
     Left out are the engine, logging, checkpoints and where the data lies: they change the order of floating-point sums
-    at most. Fields that are empty are left out too, so that a new optional field does not rename old runs. The data
-    enters by its fingerprint; raises ConfigError if that is not pinned.
+    at most. Fields that are empty, or came later and are as they always were (LATER), are left out too, so old runs
+    keep their names. The data enters by its fingerprint; raises ConfigError if that is not pinned.
     """
     if config.data.fingerprint is None:
         raise ConfigError(
@@ -25,6 +27,9 @@ def run_id(config: RunConfig) -> str:
         exclude={"engine": True, "log": True, "checkpoint": True, "data": {"path"}},
         exclude_none=True,
     )
+    for group, name, value in LATER:
+        if defining[group][name] == value:
+            del defining[group][name]
     defining["readout_tokens"] = list(readouts(config))
     text = json.dumps(_canonical(defining), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -11,6 +11,8 @@ Padding is left out: at most 2 W elements an optimizer group, under ZeRO-3 one a
 | 2 | w P | 4 P / W | 4 P / W | 8 P / W |
 | 3 | w P / W | 4 P / W | 4 P / W | 8 P / W |
 
+Moments are AdamW's, two numbers a parameter; others keep one, Adafactor the rows and columns of every matrix.
+
 Gradients are accumulated in fp32 whatever the precision; the master copy is there in fp32 too.
 
 Activations, in bytes a token and block of width d, feed-forward width f and h heads, counted as in Korthikanti et al.
@@ -34,6 +36,7 @@ from typing import Any
 
 from configs.devices import GIB
 from configs.errors import ConfigError
+from configs.optimizers import TRAITS
 from configs.schema import RunConfig
 
 LIVE_PARAMETERS = 10**9  # that ZeRO-3 keeps gathered at most (its max_live_parameters)
@@ -88,7 +91,7 @@ def memory(config: RunConfig, n_params: int, micro_batch_seqs: int, world_size: 
         weights=w * (share if stage == 3 else n_params),
         gradients=4 * (share if stage >= 2 else n_params),
         master_weights=4 * share if stage else 0,
-        moments=8 * (share if stage else n_params),
+        moments=4 * _moments(config, share if stage else n_params),
         average=4 * n_params if config.ema_half_life_tokens else 0,
         buckets=staged * bucket,
         gathered=w * min(n_params, LIVE_PARAMETERS) if stage == 3 and world_size > 1 else 0,
@@ -97,6 +100,16 @@ def memory(config: RunConfig, n_params: int, micro_batch_seqs: int, world_size: 
         recomputed=block if checkpointed else 0,
         logits=12 * model.vocab_size * tokens,
     )
+
+
+def _moments(config: RunConfig, stepped: int) -> int:
+    """Numbers that the optimizer keeps for the parameters that a rank steps."""
+    model = config.model
+    if config.optimizer.kind != "adafactor":
+        return TRAITS[config.optimizer.kind].moments * stepped
+    d, ffn = model.width, model.ffn_ratio * model.width
+    block = 4 * 2 * d + 3 * (d + ffn) + 2 * d + (2 * model.head_dim if model.qk_norm else 0)
+    return model.depth * block + d + (1 if model.tied else 2) * (model.vocab_size + d)
 
 
 def bucket_elements(n_params: int) -> int:

@@ -48,6 +48,11 @@ keep its place beside the root of the second moment; within a branch multiplied 
 global gradient norm the hidden matrices' share stays O(1), r^2 entries of size 1/r, and the share of embedding and head
 falls as r^-1/2: clipping binds no harder with width, and clip_norm gets no multiplier. Under sp no single power is
 common to all roles, and eps stays as it is.
+
+Other optimizers. The learning rates above are for steps whose size does not follow the gradient's: so are those of
+RMSprop, Lion, sign descent, Adagrad and Adafactor. A step of SGD is as small as its gradient, which falls as the eps
+multiplier says, so its rates are divided by that: under mup 1 for hidden matrices and r for the others at a = 1, as in
+table 8 of Tensor Programs V and in mup's MuSGD.
 """
 
 import math
@@ -129,6 +134,7 @@ def rules(config: RunConfig) -> dict[Role, RoleRule]:
     in_block, eps_in_block = m ** (a - 1), eps * m**-a
 
     def rule(role: Role, fan_in: float, multiplier: float, lr: float, eps: float) -> RoleRule:
+        lr = lr / eps if optimizer.kind == "sgd" else lr
         decay = {"base_lr": 1 / lr, "group_lr": 1.0, "independent": 1 / (lr * config.lr)}[optimizer.decay_rule]
         return RoleRule(fan_in, std[role], multiplier, lr, decay if role in _DECAYED else 0.0, eps)
 

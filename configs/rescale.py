@@ -6,8 +6,9 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.expressions import number_text
+from configs.optimizers import TRAITS, Rule, check_rule
 from configs.plan import Hardware, plan
-from configs.scaling import Recipe, Rule, decay_timescale, half_life_tokens, rescaled
+from configs.scaling import Recipe, decay_timescale, half_life_tokens, rescaled
 from configs.schema import RunConfig
 
 SAYS: dict[Rule, str] = {
@@ -16,6 +17,8 @@ SAYS: dict[Rule, str] = {
     "linear": "linear rule: lr x k, weight decay a token stays",
     "lr": "learning rate only: lr x sqrt(k)",
     "none": "no rule: the batch alone",
+    "adagrad": "Adagrad's rule: lr stays, eps / k, weight decay a token stays",
+    "sign": "sign descent's rule: lr x sqrt(k), beta1 stays, weight decay a token stays",
     "joint": "joint rule for batch and horizon: the square-root rule with k over the ratio of the budgets",
 }
 SHORT_MEMORY = 0.5  # of 1 - beta: beyond it a moment is no average over steps that an SDE could describe
@@ -32,19 +35,22 @@ class Change(NamedTuple):
 def rescaled_run(config: RunConfig, batch_tokens: int, budget_tokens: int | None, rule: Rule) -> RunConfig:
     """The run at another batch, checked as any run is. Raises ConfigError where the rule or the plan refuses."""
     optimizer, budget = config.optimizer, budget_tokens or config.budget_tokens
+    check_rule(optimizer.kind, rule)
+    uses = TRAITS[optimizer.kind].uses
     stretch = budget / config.budget_tokens if rule == "joint" else 1.0
     recipe = Recipe(
         lr=config.lr,
-        beta1=optimizer.beta1,
-        beta2=optimizer.beta2,
+        beta1=optimizer.beta1 if "beta1" in uses else 0.0,
+        beta2=optimizer.beta2 if "beta2" in uses else 0.0,
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,
         decay_follows_lr=optimizer.decay_rule != "independent",
     )
     new = rescaled(recipe, rule, batch_tokens / config.batch_tokens, budget / config.budget_tokens)
     changes: dict[str, Any] = {"batch_tokens": batch_tokens, "budget_tokens": budget, "lr": new.lr}
-    names = ("beta1", "beta2", "eps", "weight_decay")
-    moments = {name: float(f"{getattr(new, name):.14g}") for name in names}  # 0.6, not 0.6000000000000001
+    moments = {
+        name: float(f"{getattr(new, name):.14g}") for name in (*uses, "weight_decay")
+    }  # 0.6, not 0.60000000000001
     changes["optimizer"] = _changed(optimizer, moments)
     warmup = _stretched("schedule.warmup_tokens", config.schedule.warmup_tokens, stretch)
     changes["schedule"] = _changed(config.schedule, {"warmup_tokens": warmup})
@@ -77,7 +83,7 @@ def cautions(before: RunConfig, after: RunConfig, rule: Rule, noise_scale: float
             f"optimizer.clip_norm stays {before.optimizer.clip_norm:g}, but the gradient's norm changes with the "
             "batch: to test a rule, switch clipping off (optimizer.clip_norm=0) in both runs"
         )
-    for name in ("beta1", "beta2"):
+    for name in betas_of(after):
         beta = getattr(after.optimizer, name)
         if 0 < beta < SHORT_MEMORY and rule != "none":
             found.append(f"optimizer.{name} = {beta:.4g} remembers less than a step: expect transients to differ")
@@ -104,6 +110,7 @@ def _kept(before: RunConfig, after: RunConfig) -> str:
     """The memories of both runs, in tokens, which a rule is meant to keep."""
 
     def memories(config: RunConfig) -> list[str]:
+        """Of each beta, then of the decay."""
         o = config.optimizer
         tau = decay_timescale(
             config.batch_tokens,
@@ -111,11 +118,17 @@ def _kept(before: RunConfig, after: RunConfig) -> str:
             o.weight_decay,
             config.budget_tokens,
         )
-        halves = (half_life_tokens(beta, config.batch_tokens) for beta in (o.beta1, o.beta2))
+        halves = (half_life_tokens(getattr(o, name), config.batch_tokens) for name in betas_of(config))
         return [*(f"{tokens:.4g}" for tokens in halves), f"{tau:.4g}"]
 
-    pairs = [f"{old} -> {new}" for old, new in zip(memories(before), memories(after), strict=True)]
-    return f"Half-lives in tokens: beta1 {pairs[0]}, beta2 {pairs[1]}; decay timescale, of the budget: {pairs[2]}."
+    *halves, decay = (f"{old} -> {new}" for old, new in zip(memories(before), memories(after), strict=True))
+    named = ", ".join(f"{name} {pair}" for name, pair in zip(betas_of(before), halves, strict=True))
+    return (f"Half-lives in tokens: {named}; d" if named else "D") + f"ecay timescale, of the budget: {decay}."
+
+
+def betas_of(config: RunConfig) -> list[str]:
+    """The fields of the moments that a run's optimizer has."""
+    return [name for name in TRAITS[config.optimizer.kind].uses if name.startswith("beta")]
 
 
 def _changed(group: Any, values: dict[str, Any]) -> Any:

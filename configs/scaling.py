@@ -11,11 +11,9 @@ Sources: Malladi et al. 2022 (arXiv 2205.10287), def. 5.2 and the next; half-liv
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from configs.errors import ConfigError
-
-Rule = Literal["sqrt", "half_life", "linear", "lr", "none", "joint"]
+from configs.optimizers import Rule
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,16 @@ def lr_only(recipe: Recipe, kappa: float) -> Recipe:
     return replace(recipe, lr=recipe.lr * kappa**0.5)
 
 
+def adagrad(recipe: Recipe, kappa: float) -> Recipe:
+    """lr stays, eps / kappa, decay per token stays: see `configs.optimizers`."""
+    return replace(recipe, eps=recipe.eps / kappa, weight_decay=recipe.weight_decay * kappa)
+
+
+def sign(recipe: Recipe, kappa: float) -> Recipe:
+    """lr sqrt(kappa), beta1 stays, decay per token stays: see `configs.optimizers`."""
+    return replace(half_life(recipe, kappa), beta1=recipe.beta1, beta2=recipe.beta2, eps=recipe.eps)
+
+
 RULES: dict[Rule, Callable[[Recipe, float], Recipe]] = {
     "sqrt": square_root,
     "half_life": half_life,
@@ -81,6 +89,8 @@ RULES: dict[Rule, Callable[[Recipe, float], Recipe]] = {
     "lr": lr_only,
     "none": lambda recipe, kappa: recipe,
     "joint": square_root,
+    "adagrad": adagrad,
+    "sign": sign,
 }
 
 

@@ -22,6 +22,10 @@ Share = Annotated[float, Field(ge=0, le=1), _Number]
 DepthAlpha = Annotated[float, Field(ge=0.5, le=1), _Number]  # the range in which CompleteP is stable
 PositiveShare = Annotated[float, Field(gt=0, le=1), _Number]
 AboveOne = Annotated[float, Field(gt=1, allow_inf_nan=False), _Number]
+OptimizerKind = Literal[
+    "adamw", "adam_lagged", "rmsprop", "rmsprop_lagged", "sign", "lion", "adafactor", "adagrad", "sgd"
+]
+SecondMoment = Literal["zero", "gradient", "random"]
 AxisValues = Annotated[tuple[Any, ...], BeforeValidator(axis_values)]
 
 
@@ -94,16 +98,28 @@ class DataConfig(Frozen):
 
 
 class OptimizerConfig(Frozen):
-    """Decoupled AdamW; what the parametrisation multiplies is in `configs.mup`."""
+    """How gradients become steps, with decoupled decay; what the parametrisation multiplies is in `configs.mup`."""
 
-    beta1: Fraction = Field(default=0.9, description="Decay of the first moment.")
+    kind: OptimizerKind = Field(
+        default="adamw", description="The optimizer; adam_lagged and rmsprop_lagged divide by the v of the step before."
+    )
+    beta1: Fraction = Field(default=0.9, description="Decay of the first moment, or momentum.")
     beta2: Fraction = Field(default=0.95, description="Decay of the second moment.")
+    second_moment: SecondMoment = Field(
+        default="zero",
+        description="Adam's second moment before the first step; gradient: the first gradient squared (GI-Adam), with "
+        "the bias corrections as they are; random: squares of a random direction of that gradient's norm, its control.",
+    )
     eps: PositiveFloat = Field(default=1e-8, description="Added to the root of the second moment, at base width.")
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled decay of matrices; see decay_rule.")
     decay_rule: Literal["base_lr", "group_lr", "independent"] = Field(
         default="base_lr",
         description="A step shrinks a matrix by weight_decay times: base_lr: the scheduled lr at base width; group_lr: "
         "that x the matrix's own multiplier; independent: the schedule's shape alone.",
+    )
+    svag: Literal[1, 2, 4, 8] | None = Field(
+        default=None,
+        description="l of SVAG: l^2 steps of lr / l in place of one, with l times the noise, nearer to the SDE.",
     )
     clip_norm: NonNegative = Field(
         default=1.0, description="Clip the global norm of the mean gradient; 0 switches clipping off."
@@ -116,7 +132,13 @@ class ScheduleConfig(Frozen):
     kind: Literal["constant", "wsd", "cosine", "linear"] = Field(
         default="constant", description="constant: one run gives every budget."
     )
-    warmup_tokens: Unsigned = Field(default=0, description="Linear warmup from 0, in tokens.")
+    warmup_tokens: Unsigned = Field(default=0, description="Length of the warmup in tokens; 0: none.")
+    warmup: Literal["linear", "critical", "catapult"] = Field(
+        default="linear",
+        description="linear: from 0 to the peak in warmup_tokens; critical: as steep, but from the critical rate, at "
+        "which the first step would raise the loss; catapult: to the critical rate of the moment, again whenever the "
+        "loss has come down since, until that is the peak.",
+    )
     decay_fraction: PositiveShare = Field(
         default=0.2, description="wsd: the last part of the budget, decayed linearly."
     )
@@ -137,6 +159,21 @@ class EngineConfig(Frozen):
     liger: bool = Field(default=False, description="Fused Liger kernels (GPU only; installed with the extra `liger`).")
 
 
+class SharpnessConfig(Frozen):
+    """Sharpness probes: the top Hessian eigenvalue on a fixed batch, as it is and pre-conditioned by Adam."""
+
+    every_tokens: PositiveInt | None = Field(
+        default=None, description="Tokens between probes, the first before the first step; whole steps (empty: none)."
+    )
+    seqs: PositiveInt = Field(
+        default=8,
+        description="Sequences of the probe batch, the first that are trained on; each device holds its share at once.",
+    )
+    tolerance: PositiveFloat = Field(
+        default=1e-3, description="Relative residual at which an eigenvalue is found: the largest error it can have."
+    )
+
+
 class LogConfig(Frozen):
     """What is written while training."""
 
@@ -144,6 +181,12 @@ class LogConfig(Frozen):
         default=None,
         description="Tokens between training-loss records (default: about 1/256 of the budget, whole steps).",
     )
+    noise: Literal["gradients", "gains"] | None = Field(
+        default=None,
+        description="The gradient's noise: gradients: from micro-batches and ranks; gains: of the norms' gains, from "
+        "sequences, at one step in 8 (empty: none).",
+    )
+    sharpness: SharpnessConfig = SharpnessConfig()
     wandb: Literal["offline", "online", "disabled"] = Field(
         default="offline", description="Weights & Biases mode; the run directory is the truth in all."
     )

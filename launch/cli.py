@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from configs.errors import ConfigError
-from launch.commands import checks, cluster, data, recipes, runs, studies, tables
+from launch.commands import benching, checks, cluster, data, mirrors, probes, recipes, reviewing, runs, studies, tables
 from launch.parser import parse
 
 
@@ -45,13 +45,18 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "wandb": tables.wandb_command,
     "analyse": tables.analyse_command,
     "report": tables.report_command,
+    "sync": mirrors.sync_command,
+    "review": reviewing.review_command,
     "predict": tables.predict_command,
     "rescale": recipes.rescale_command,
+    "lr-critical": probes.lr_critical_command,
     "universal": runs.universal_command,
     "export": runs.export_command,
+    "surge": runs.surge_command,
     "mup": checks.mup_command,
     "coordcheck": checks.coordcheck_command,
     "transfer": checks.transfer_command,
+    "bench": benching.bench_command,
     "data prepare": data.prepare_command,
     "data verify": data.verify_command,
     "reference": _reference,

@@ -8,6 +8,8 @@ from configs.errors import ConfigError
 from configs.expressions import axis_values, number
 from configs.scaling import RULES
 
+PARTS = ("loops", "processes", "growth", "slots", "stacked")  # of a benchmark
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """What is asked; `key=value` may stand anywhere behind the command. Exits as argparse does if it is wrong."""
@@ -90,6 +92,10 @@ def parser() -> argparse.ArgumentParser:
         if name != "table":
             command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
 
+    command = add("review", "Check a report as a careful reviewer would: its numbers, runs, bounds, words and axes.")
+    command.add_argument("report", type=Path, metavar="REPORT", help="directory of a report or of its study")
+    command.add_argument("--table", type=Path, metavar="FILE", help="the run table (default: the one beside the page)")
+
     for name, text in (
         ("import", "Read a CSV, Parquet or JSON Lines table of runs, or of steps to a target loss."),
         ("wandb", "Read the runs of a Weights & Biases project as a run table."),
@@ -121,6 +127,12 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--diverged-above", type=float, metavar="NATS", help="loss from which a run diverged")
         command.add_argument("--out", type=Path, help="directory (default: runs/<name of the table>)")
 
+    command = add("sync", "Replay a study's runs to Weights & Biases; sends what is missing there, each row once.")
+    command.add_argument("study", type=Path, metavar="STUDY", help="directory of a study or of a run")
+    command.add_argument(
+        "--project", metavar="[ENTITY/]PROJECT", help="where to (default: log.wandb_project of each run)"
+    )
+
     command = add("predict", "Read the fitted laws at budgets and sizes that were not trained.")
     command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
     command.add_argument("--tokens", required=True, nargs="+", metavar="T", help="budgets in tokens, e.g. 2^20 5e9")
@@ -136,9 +148,22 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field first: lr=2^-8")
     command.add_argument("--batch-tokens", type=_tokens, required=True, metavar="B", help="the new batch, e.g. 2^14")
     command.add_argument("--budget-tokens", type=_tokens, metavar="T", help="a new budget (default: the run's)")
-    command.add_argument("--rule", choices=tuple(RULES), default="sqrt", help="default: sqrt, for Adam and RMSprop")
+    command.add_argument("--rule", choices=tuple(RULES), help="default: the optimizer's; sqrt for Adam and RMSprop")
     command.add_argument("--noise-scale", type=_rate, metavar="TOKENS", help="as measured: warn of batches above it")
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
+
+    command = add("lr-critical", "Search the smallest learning rate at which one step raises the loss.")
+    command.add_argument(
+        "target",
+        type=Path,
+        metavar="RUN|CONFIG",
+        help="a run's directory, looked at where its newest checkpoint is, or a run's YAML file: before its first step",
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: model.width=256")
+    command.add_argument("--start", type=_rate, default=1e-4, help="first rate that is tried (default: 1e-4)")
+    command.add_argument("--highest", type=_rate, default=1.0, help="last rate that is tried (default: 1)")
+    command.add_argument("--delta", type=_rate, default=0.01, help="part by which the loss may rise (default: 0.01)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
     command = add("universal", "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
@@ -148,6 +173,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--tokens", type=_positive, help="checkpoint to export (default: the newest)")
     command.add_argument("--out", type=Path, help="directory (default: RUN/model, or RUN/model-ema)")
     command.add_argument("--ema", action="store_true", help="the average of the weights instead")
+
+    command = add("surge", "Predict B_noise and lr*(B) from one checkpoint (Surge), and measure them by line search.")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
+    command.add_argument("--tokens", type=_tokens, help="checkpoint to measure (default: the newest)")
+    command.add_argument("--blocks", type=_positive, default=16, help="independent parts of the data (default: 16)")
+    command.add_argument("--max-batch-tokens", type=_tokens, metavar="B", help="largest batch (default: 256 sequences)")
+    command.add_argument("--micro-seqs", type=_positive, default=1, help="sequences of the smallest batch (default: 1)")
+    command.add_argument(
+        "--probe-seqs", type=_positive, default=16, help="sequences a block for Hessian and losses (default: 16)"
+    )
+    command.add_argument("--out", type=Path, help="directory (default: RUN/surge/<tokens>)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
     command = add("mup", "Print the parametrisation of every parameter of a run.")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")
@@ -180,6 +217,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, help="directory of the study (default: runs/transfer-<config>)")
     command.add_argument("--workers", type=_positive, help="runs at a time (default: one a core or device group)")
     command.add_argument("--ranks", type=_positive, default=1, help="processes (devices) a run (default: 1)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
+    command = add("bench", "Measure the whole training loop against bare ones, and what each of its parts costs.")
+    command.add_argument(
+        "config", nargs="?", type=Path, metavar="CONFIG", help="YAML file of a run (default: two sizes)"
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: batch_tokens=2^12")
+    command.add_argument("--quick", action="store_true", help="one tiny size and few steps: does it work?")
+    command.add_argument("--only", choices=PARTS, action="append", help="one part of it (may be given again)")
+    command.add_argument("--rounds", type=_positive, help="times that every loop is run (default: 9)")
+    command.add_argument("--out", type=Path, default=Path("runs/bench.json"), help="default: runs/bench.json")
     command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
     data = add("data", "Prepare and check packed corpora.").add_subparsers(required=True, metavar="ACTION")

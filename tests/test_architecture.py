@@ -40,8 +40,8 @@ def test_imports_flow_one_way(path):
 @pytest.mark.parametrize(
     ("package", "only"),
     [
-        ("deepspeed", {"train/engine.py", "train/universal.py", "train/export.py"}),
-        ("wandb", {"train/wandb_mirror.py", "analysis/wandb_runs.py"}),
+        ("deepspeed", {"train/engine.py", "train/state.py", "train/universal.py", "train/export.py"}),
+        ("wandb", {"train/wandb_mirror.py", "launch/wandb_server.py", "analysis/wandb_runs.py"}),
         ("mup", {"train/parametrization.py"}),
     ],
 )

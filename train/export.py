@@ -43,13 +43,11 @@ def export(run_dir: Path, tokens: int | None, out: Path | None, *, ema: bool = F
     The directory appears complete or not at all. It replaces an older export of the same run and nothing else.
     Raises ConfigError if there is no such run, checkpoint or average, or `out` holds something else.
     """
-    config = _config_of(run_dir)
+    config = config_of(run_dir)
     identity = run_id(config)
     out = out or run_dir / ("model-ema" if ema else "model")
     _check_replaceable(out, identity)
-    checkpoint = _checkpoint(run_dir, config, tokens)
-    if (owner := read_json(checkpoint / "position.json")["run_id"]) != identity:
-        raise ConfigError(f"{checkpoint}: belongs to run {owner}, not to {identity}: remove it")
+    checkpoint = checkpoint_of(run_dir, config, tokens)
     reached = int(checkpoint.name)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(target_config(config.model))
@@ -125,7 +123,8 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _config_of(run_dir: Path) -> RunConfig:
+def config_of(run_dir: Path) -> RunConfig:
+    """The configuration of a run. Raises ConfigError if the directory is not one."""
     if (run_dir / "manifest.jsonl").exists():
         one = run_dir_of(run_dir, next(iter(manifest_ids(run_dir)), "<id>"))
         raise ConfigError(f"{run_dir} is a study: name one of its runs, such as {one}")
@@ -134,16 +133,25 @@ def _config_of(run_dir: Path) -> RunConfig:
     return read_config(run_dir)
 
 
-def _checkpoint(run_dir: Path, config: RunConfig, tokens: int | None) -> Path:
-    """The checkpoint to export, every byte of it as it was written."""
-    if tokens is None:
-        newest = newest_intact(run_dir)
-        if newest is None:
-            raise ConfigError(
-                f"{run_dir}: it is {read_status(run_dir).state} and has no checkpoint (checkpoint.keep = "
-                f"{config.checkpoint.keep}): train it with checkpoint.keep = final"
-            )
-        return newest
+def checkpoint_of(run_dir: Path, config: RunConfig, tokens: int | None) -> Path:
+    """The run's checkpoint at `tokens` (None: its newest), every byte of it as it was written. Raises ConfigError."""
+    path = _newest(run_dir, config) if tokens is None else _at(run_dir, tokens)
+    if (owner := read_json(path / "position.json")["run_id"]) != (identity := run_id(config)):
+        raise ConfigError(f"{path}: belongs to run {owner}, not to {identity}: remove it")
+    return path
+
+
+def _newest(run_dir: Path, config: RunConfig) -> Path:
+    newest = newest_intact(run_dir)
+    if newest is None:
+        raise ConfigError(
+            f"{run_dir}: it is {read_status(run_dir).state} and has no checkpoint (checkpoint.keep = "
+            f"{config.checkpoint.keep}): train it with checkpoint.keep = final"
+        )
+    return newest
+
+
+def _at(run_dir: Path, tokens: int) -> Path:
     path = path_of(run_dir, tokens)
     there = ", ".join(str(int(p.name)) for p in sorted(path.parent.glob("*")) if p.name.isdigit()) or "none"
     if not path.exists():

@@ -125,7 +125,7 @@ def fuse_kernels() -> None:
     apply_liger_kernel_to_granite(cross_entropy=False, fused_linear_cross_entropy=False)
 
 
-def loss_of(network: nn.Module, tokens_BS1: torch.Tensor) -> torch.Tensor:
+def loss_of(network: Callable[..., Any], tokens_BS1: torch.Tensor) -> torch.Tensor:
     """Mean next-token cross-entropy in nats over all B x S targets; input (B, S + 1) token ids."""
     logits_BSV = network(input_ids=tokens_BS1[:, :-1]).logits
     return nn.functional.cross_entropy(logits_BSV.flatten(0, 1).float(), tokens_BS1[:, 1:].flatten())

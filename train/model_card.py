@@ -9,6 +9,7 @@ import yaml
 from configs.fields import NOT_SCIENCE, field_docs, values
 from configs.identity import run_id
 from configs.mup import forward_multipliers
+from configs.optimizers import TRAITS
 from configs.plan import n_params
 from configs.rundir import Readout
 from configs.schema import ModelConfig, RunConfig
@@ -98,12 +99,13 @@ def _usage(has_tokenizer: bool) -> str:
 
 
 def _summary(config: RunConfig, tokens: int) -> str:
-    model, adamw = config.model, config.optimizer
+    model, optimizer = config.model, config.optimizer
+    used = ", ".join(f"{name} {getattr(optimizer, name):g}" for name in TRAITS[optimizer.kind].uses)
     return (
         f"Width N = {model.width} (base width {model.base_width}), depth {model.depth}; "
         f"{tokens:,} of T = {config.budget_tokens:,} tokens in steps of B = {config.batch_tokens:,} tokens; "
         f"peak learning rate {config.lr} at base width on a {config.schedule.kind} schedule; "
-        f"AdamW with betas ({adamw.beta1}, {adamw.beta2}) and weight decay {adamw.weight_decay}; "
+        f"optimizer {optimizer.kind} with {used} and weight decay {optimizer.weight_decay:g}; "
         f"seed {config.seed}; computed in {config.precision} with fp32 master weights."
     )
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from configs.errors import ConfigError
 from configs.mup import forward_multipliers
-from configs.schema import ModelConfig, RunConfig
+from configs.schema import RunConfig
 from train.model import skeleton
 from train.parametrization import ParametrizationError, Row, base_shapes, check_against_mup, verify
 
@@ -28,7 +28,7 @@ def print_mup_table(
     model, network = config.model, skeleton(config.model)
     rows = verify(network, config)
     if shapes_file:
-        _check_file(network, shapes_file, rows, model)
+        _check_file(network, shapes_file, rows, config)
     if save_shapes:
         try:
             base_shapes(model, save_shapes)
@@ -50,9 +50,9 @@ def print_mup_table(
         console.print(f"wrote {save_shapes}, for mup.set_base_shapes")
 
 
-def _check_file(network: nn.Module, file: Path, rows: tuple[Row, ...], model: ModelConfig) -> None:
+def _check_file(network: nn.Module, file: Path, rows: tuple[Row, ...], config: RunConfig) -> None:
     try:
-        check_against_mup(network, file, rows, model)
+        check_against_mup(network, file, rows, config)
     except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:  # mup checks nothing
         raise ConfigError(f"--base-shapes {file}: cannot be read as base shapes of mup's: {error}") from None
     except ParametrizationError as error:

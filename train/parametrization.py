@@ -65,7 +65,7 @@ def table(network: nn.Module, config: RunConfig) -> tuple[Row, ...]:
 
 
 def optimizer_groups(network: nn.Module, rows: Iterable[Row], config: RunConfig) -> list[dict[str, Any]]:
-    """AdamW groups: parameters with equal multipliers share one; `lr_multiplier` stays in the group for the loop.
+    """Optimizer groups: parameters with equal multipliers share one; `lr_multiplier` stays in the group for the loop.
 
     A group's `lr` is the peak; `weight_decay` and `eps` are already multiplied.
     """
@@ -107,15 +107,16 @@ def base_shapes(model: ModelConfig, savefile: Path | None = None) -> Mapping[str
 
 
 def check_against_mup(
-    target: nn.Module, base: Mapping[str, InfShape] | Path, rows: Iterable[Row], model: ModelConfig
+    target: nn.Module, base: Mapping[str, InfShape] | Path, rows: Iterable[Row], config: RunConfig
 ) -> None:
     """Compare the table with base shapes as `mup` infers them, or as a file of `mup`'s has them.
 
     Roles must agree with mup's count of infinite dimensions, the fan-in ratio of a matrix with mup's width multiplier,
-    and under muP the learning rate of a hidden matrix must be divided by it. (`mup`'s own optimizer does the same;
-    what else it does differs: see README.)
+    and under muP the learning rate of a hidden matrix must be divided by it, but for SGD, whose gradients already are.
+    (`mup`'s own optimizers do the same; what else they do differs: see README.)
     Raises ParametrizationError naming the first parameter that disagrees, ConfigError for a file of another model.
     """
+    model = config.model
     try:
         shapes = zip_infshapes(str(base) if isinstance(base, Path) else base, target)
     except AssertionError as error:
@@ -130,8 +131,10 @@ def check_against_mup(
         fan_in = shape.width_mult()
         if row.role in ("hidden", "residual_out", "output") and abs(rule.fan_in_ratio / fan_in - 1) > 1e-9:
             raise ParametrizationError(f"parameter {row.name}: fan-in ratio {rule.fan_in_ratio:g}, mup's is {fan_in:g}")
-        by_depth = depth_ratio(model) ** (model.depth_alpha - 1)
-        if model.parametrization == "mup" and expected == 2 and abs(rule.lr_multiplier * fan_in / by_depth - 1) > 1e-9:
+        by_depth, divided = depth_ratio(model) ** (model.depth_alpha - 1), rule.lr_multiplier * fan_in
+        if config.optimizer.kind == "sgd":
+            divided *= rule.eps_multiplier
+        if model.parametrization == "mup" and expected == 2 and abs(divided / by_depth - 1) > 1e-9:
             raise ParametrizationError(
                 f"parameter {row.name}: lr multiplier {rule.lr_multiplier:g}, mup's fan-in ratio is {fan_in:g}"
             )
@@ -147,7 +150,7 @@ def verify(network: nn.Module, config: RunConfig) -> tuple[Row, ...]:
     from train.model import skeleton
 
     rows, target = table(network, config), skeleton(config.model)
-    check_against_mup(target, base_shapes(config.model), rows, config.model)
+    check_against_mup(target, base_shapes(config.model), rows, config)
     if [tuple(p.shape) for p in target.parameters()] != [row.shape for row in rows]:
         raise ParametrizationError("the model's shapes differ from those of its configuration")
     return rows

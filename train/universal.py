@@ -21,22 +21,22 @@ from torch import nn
 
 from configs.errors import ConfigError
 from configs.rundir import sync
+from configs.schema import RunConfig
 from train.engine import Engine, whole  # before DeepSpeed itself: it settles which accelerator there is
 from train.intact import damage, seal
+from train.state import MOMENTS, WEIGHT, read, start_optimizer, step_of, write
 
 # isort: split
 from deepspeed.checkpoint.ds_to_universal import main as ds_to_universal
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-    safe_set_local_fp32_param,
-    safe_set_local_optimizer_state,
-)
 
-WEIGHT = "fp32"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+
+def check_convertible(config: RunConfig) -> None:
+    """Refuse a run whose optimizer does not keep what is converted. Raises ConfigError."""
+    if config.optimizer.kind not in ("adamw", "adam_lagged"):
+        raise ConfigError(
+            f"optimizer.kind = {config.optimizer.kind}: universal checkpoints hold Adam's two moments only; resume the "
+            "run on as many ranks and at the ZeRO stage it was written by"
+        )
 
 
 def convert(checkpoint: Path) -> Path:
@@ -80,10 +80,12 @@ def load(engine: Engine, checkpoint: Path) -> None:
     if other := parameters.keys() ^ {path.name for path in folder.iterdir() if path.is_dir()}:
         raise ConfigError(f"{folder}: of another model, it differs in {min(other)}: use a checkpoint of this run")
     step = max(float(_read(folder / name / "step.pt")) for name in parameters)
-    _start_optimizer(engine, step)
+    if engine.basic_optimizer.state:
+        raise RuntimeError("a universal checkpoint is loaded into an engine that has stepped already")
+    start_optimizer(engine, step)
     for name, parameter in parameters.items():
         for key in (WEIGHT, *MOMENTS):
-            _set(engine, parameter, key, _tensor(folder / name / f"{key}.pt", parameter))
+            write(engine, parameter, key, _tensor(folder / name / f"{key}.pt", parameter))
     if engine.zero_optimization_stage() in (1, 2):
         engine.optimizer.update_lp_params()  # what the forward pass uses, from the fp32 weights
     _check(engine, folder, parameters)
@@ -132,53 +134,9 @@ def _split_file(checkpoint: Path, partial: Path) -> Path:
     return merged
 
 
-def _start_optimizer(engine: Engine, step: float) -> None:
-    """Give AdamW the state it would make in its first step, and let DeepSpeed link its parameters to it."""
-    optimizer = engine.basic_optimizer
-    if optimizer.state:
-        raise RuntimeError("a universal checkpoint is loaded into an engine that has stepped already")
-    for tensor in _stepped(engine):
-        optimizer.state[tensor] = {"step": torch.tensor(step, device=tensor.device)}
-        optimizer.state[tensor] |= {key: torch.zeros_like(tensor, requires_grad=False) for key in MOMENTS}
-    if engine.zero_optimization_stage() in (1, 2):
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-
-def _stepped(engine: Engine) -> list[torch.Tensor]:
-    """The tensors that AdamW steps: parameters at stage 0, else this rank's flat shards."""
-    if engine.zero_optimization_stage() == 3:  # which shows them to AdamW only while it steps
-        return engine.optimizer.fp32_partitioned_groups_flat
-    return [tensor for group in engine.basic_optimizer.param_groups for tensor in group["params"]]
-
-
-def _set(engine: Engine, parameter: nn.Parameter, key: str, value: torch.Tensor) -> None:
-    """Store the whole tensor `value`, of which each rank keeps its part."""
-    stage = engine.zero_optimization_stage()
-    if stage == 0:
-        (parameter if key == WEIGHT else engine.basic_optimizer.state[parameter][key]).copy_(value)
-    elif stage < 3 and key == WEIGHT:
-        safe_set_full_fp32_param(parameter, value)
-    elif stage < 3:
-        safe_set_full_optimizer_state(parameter, value, key)
-    elif key == WEIGHT:
-        safe_set_local_fp32_param(parameter, _shard(engine, parameter, value))
-        with whole(parameter):
-            parameter.copy_(value)
-    else:
-        safe_set_local_optimizer_state(parameter, _shard(engine, parameter, value), key)
-
-
-def _shard(engine: Engine, parameter: Any, value: torch.Tensor) -> torch.Tensor:
-    """This rank's part of `value` at stage 3, whose setters of whole tensors fail where ranks do not divide them."""
-    shard = value.new_zeros(parameter.ds_tensor.numel())
-    mine = value.flatten()[engine.global_rank * len(shard) :][: len(shard)]
-    shard[: len(mine)] = mine
-    return shard
-
-
 def _check(engine: Engine, folder: Path, parameters: dict[str, nn.Parameter]) -> None:
     """Compare what the engine holds with the files, bit for bit; a rank speaks only when all have read."""
-    step = _step(engine)
+    step = step_of(engine)
     wrong = [f"step of {name}" for name in parameters if _read(folder / name / "step.pt") != step]
     for name, parameter in parameters.items():
         weight, *moments = (_tensor(folder / name / f"{key}.pt", parameter) for key in (WEIGHT, *MOMENTS))
@@ -186,24 +144,11 @@ def _check(engine: Engine, folder: Path, parameters: dict[str, nn.Parameter]) ->
             if not torch.equal(parameter.detach().cpu(), weight.to(parameter.dtype)):
                 wrong.append(name)
         for key, value in zip((WEIGHT, *MOMENTS), (weight, *moments), strict=True):
-            held = _get(engine, parameter, key)
+            held = read(engine, parameter, key)
             if held is None or not torch.equal(held.cpu(), value):
                 wrong.append(f"{key} of {name}")
     if wrong:
         raise RuntimeError(f"{folder}: {len(wrong)} tensors were not restored, the first is {wrong[0]}")
-
-
-def _get(engine: Engine, parameter: nn.Parameter, key: str) -> torch.Tensor | None:
-    """The whole fp32 weight or moment that the ranks hold together."""
-    if engine.zero_optimization_stage() == 0:
-        return parameter.detach() if key == WEIGHT else engine.basic_optimizer.state[parameter][key]
-    return safe_get_full_fp32_param(parameter) if key == WEIGHT else safe_get_full_optimizer_state(parameter, key)
-
-
-def _step(engine: Engine) -> float:
-    """Adam's step, if it is the same in all that this rank steps; else nan, which equals nothing."""
-    steps = {float(engine.basic_optimizer.state[tensor]["step"]) for tensor in _stepped(engine)}
-    return steps.pop() if len(steps) == 1 else float("nan")
 
 
 def _tensor(path: Path, parameter: nn.Parameter) -> torch.Tensor:

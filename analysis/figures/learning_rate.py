@@ -164,7 +164,7 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
         1,
         height=300,
         x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
-        y=log2_axis(extent(data, "lr"), "η<sub>crit</sub>"),
+        y=log2_axis(extent(data, "lr"), "learning rate η<sub>crit</sub> (at base width)"),
     )
     styles = {
         "surge": (BLUE, "circle", "surge: η<sub>crit</sub>"),

@@ -52,7 +52,8 @@ def render(table: pd.DataFrame, analysis: Analysis, figures: Sequence[Figure]) -
         "How should learning rate and batch size grow with token budget and width, and how sure are we?",
         {anchor: label for anchor, label in anchors.items() if f'id="{anchor}"' in "".join(body)},
         "\n".join(body),
-        '<a href="laws.json">laws.json</a> (every estimate with its interval and status)',
+        '<a href="laws.json">laws.json</a> (every estimate with its interval and status), '
+        '<a href="table.csv">table.csv</a> (the run table)',
     )
 
 

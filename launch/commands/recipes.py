@@ -9,12 +9,14 @@ from configs.errors import ConfigError
 
 def rescale_command(arguments: argparse.Namespace, console: Console) -> int:
     from configs.load import load_run
+    from configs.optimizers import own_rule
     from configs.rescale import recipe_text, rescaled_run
     from configs.rundir import write_atomic
 
     before = load_run(arguments.config, arguments.overrides)
-    after = rescaled_run(before, arguments.batch_tokens, arguments.budget_tokens, arguments.rule)
-    text = recipe_text(before, after, arguments.rule, arguments.noise_scale)
+    rule = arguments.rule or own_rule(before.optimizer.kind)
+    after = rescaled_run(before, arguments.batch_tokens, arguments.budget_tokens, rule)
+    text = recipe_text(before, after, rule, arguments.noise_scale)
     if arguments.out is None:
         print(text, end="")
         return 0

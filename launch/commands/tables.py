@@ -89,9 +89,10 @@ def analyse_command(arguments: argparse.Namespace, console: Console) -> int:
 
 def report_command(arguments: argparse.Namespace, console: Console) -> int:
     from analysis.report import write_report
+    from analysis.surge_measured import surges_of
 
     for directory, table, analysis in _analyses(arguments, console):
-        console.print(f"wrote {write_report(table, analysis, directory / 'report')}")
+        console.print(f"wrote {write_report(table, analysis, directory / 'report', surges_of(directory))}")
     return 0
 
 

@@ -223,9 +223,10 @@ def test_branches_of_a_run_table():
     assert not list(branched_batches(planted_table()))
 
 
-def test_a_noise_scale_is_used_where_a_column_holds_it():
+@pytest.mark.parametrize("column", ["noise_scale", "step_noise"])
+def test_a_noise_batch_is_used_where_a_column_holds_it(column):
     table = planted_table()
-    table["noise_scale"] = 500.0 * table["tokens"] / 2**18
-    scales = {c.tokens: c.batch for c in found_in(table) if c.definition == "noise_scale"}
+    table[column] = 500.0 * table["tokens"] / 2**18
+    scales = {c.tokens: c.batch for c in found_in(table) if c.definition == column}
     assert {t: e.value for t, e in scales.items()} == pytest.approx({2**18: 500, 2**19: 1000, 2**20: 2000})
     assert all(asdict(e)["status"] == "ok" for e in scales.values())

@@ -10,7 +10,7 @@ from analysis.report.provenance import provenance
 from analysis.table import build_table, write_table
 from configs.identity import run_id
 from configs.plan import readouts
-from configs.rundir import Readout, Status, create_run, run_dir_of, write_atomic, write_status
+from configs.rundir import Readout, Status, create_run, run_dir_of, write_atomic, write_json, write_status
 from configs.schema import RunConfig
 
 BUDGETS = (2**16, 2**17)
@@ -75,6 +75,15 @@ def test_the_tokens_of_a_trunk_are_counted_once(cooldowns: Path):
     foreign = table.drop(columns=["parent", "branch_tokens"])
     assert "1.18M in finished runs<" in provenance(foreign, analyse(foreign)).replace("</", "<")
     assert len(LRS) * sum(BUDGETS) == 1_179_648
+
+
+def test_what_was_measured_at_a_checkpoint_is_in_its_row(cooldowns: Path):
+    last = build_table(cooldowns).iloc[-1]
+    where = run_dir_of(cooldowns, last["run_id"]) / "surge" / f"{last['tokens']:015d}"
+    where.mkdir(parents=True)
+    write_json(where / "surge.json", {"measured": {"noise_from_drop": {"value": 1234.0}}})
+    assert build_table(cooldowns)["step_noise"].tolist()[-1] == 1234.0
+    assert build_table(cooldowns)["step_noise"].notna().sum() == 1
 
 
 def test_a_run_from_scratch_has_no_parent(tmp_path: Path):

@@ -50,6 +50,12 @@ def test_the_budget_is_a_readout_said_or_unsaid():
     assert run_id(changed("readout_tokens", [2**17])) != run_id(BASE)
 
 
+def test_a_field_that_came_later_does_not_rename_old_runs():
+    old = RunConfig.model_validate({"data": {"fingerprint": "0" * 16}, "lr": 2**-8})
+    assert run_id(old) == "5fcc94da2e92"
+    assert run_id(changed("optimizer.kind", "lion", old)) != run_id(old)
+
+
 OTHERS = (
     0.5,
     1.5,
@@ -65,6 +71,8 @@ OTHERS = (
     "none",
     "skip",
     "group_lr",
+    "lion",
+    8,
     "f" * 12,
     [2**16],
 )

@@ -99,6 +99,18 @@ def test_state_is_shared_out_over_ranks():
     assert bucket_elements(total) == 500_000_000
 
 
+@pytest.mark.parametrize(("kind", "stage"), [("lion", 0), ("sgd", 1), ("adam_lagged", 0), ("adafactor", 0)])
+def test_moments_of_every_kind_are_as_planned(kind, stage, process_group):
+    fields = {"model": {"width": 64, "depth": 2, "seq_len": 8, "qk_norm": True}, "batch_tokens": 8, "budget_tokens": 8}
+    config = RunConfig.model_validate({**fields, "engine": {"zero_stage": stage}, "optimizer": {"kind": kind}})
+    planned = plan(config, Hardware(1))
+    with built(config, planned) as (engine, _):
+        engine.backward(loss_of(engine, torch.zeros((1, 9), dtype=torch.long)))
+        engine.step()
+        held = [tensor for state in engine.basic_optimizer.state.values() for tensor in state.values()]
+        assert sum(4 * t.numel() for t in held if t.dim()) == pytest.approx(planned.memory.moments, abs=64)
+
+
 class Live(TorchDispatchMode):
     """Counts the bytes of the tensors that are made inside, as long as they live."""
 

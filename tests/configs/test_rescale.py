@@ -58,8 +58,12 @@ def test_the_joint_rule_stretches_what_is_in_tokens():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_what_is_written_reads_back(rule, tmp_path):
-    new = rescaled_run(BASE, 2**12, 2**19, rule)
-    (tmp_path / "new.yaml").write_text(recipe_text(BASE, new, rule, None))
+    before = BASE
+    if rule in ("adagrad", "sign"):
+        optimizer = OptimizerConfig(kind=rule, weight_decay=0.1, clip_norm=0.0)
+        before = BASE.model_copy(update={"optimizer": optimizer})
+    new = rescaled_run(before, 2**12, 2**19, rule)
+    (tmp_path / "new.yaml").write_text(recipe_text(before, new, rule, None))
     assert load_run(tmp_path / "new.yaml") == new
 
 
@@ -106,3 +110,17 @@ def test_the_command(tmp_path, capsys):
     assert "lr: 2^-6\n" in capsys.readouterr().out
     assert main(["rescale", str(old), "--batch-tokens", "2^14"]) == 2
     assert "kappa (1 - beta1) = 1.6 must stay below 1: use --rule half_life" in capsys.readouterr().err
+
+
+def test_only_what_the_optimizer_uses_is_changed(tmp_path, capsys):
+    (tmp_path / "old.yaml").write_text("lr: 2^-7\nbatch_tokens: 2^10\noptimizer: {kind: rmsprop, beta2: 0.99}\n")
+    assert (
+        main(["rescale", str(tmp_path / "old.yaml"), "--batch-tokens", "2^14", "--out", str(tmp_path / "new.yaml")])
+        == 0
+    )
+    new = load_run(tmp_path / "new.yaml")  # at 16 times, beta1 = 0.9 would be refused
+    assert (new.lr, new.optimizer.beta1) == (2**-5, 0.9)
+    assert new.optimizer.beta2 == pytest.approx(0.84)
+    assert "Half-lives in tokens: beta2 7.062e+04 -> 6.514e+04; decay" in capsys.readouterr().out
+    assert main(["rescale", str(tmp_path / "old.yaml"), "optimizer.kind=lion", "--batch-tokens", "2^12"]) == 2
+    assert "no scaling rule is known" in capsys.readouterr().err

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from configs.errors import ConfigError
+from configs.optimizers import check_rule, own_rule
 from configs.scaling import RULES, Recipe, decay_timescale, half_life_tokens, rescaled
 
 ADAM = Recipe(lr=2e-3, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1)
@@ -81,3 +82,17 @@ def test_the_timescale_of_weight_decay():
     """Power Lines: tau = B / (lr lambda D). 0.5 M tokens a step, lr 2^-6, decay 0.1, 20 G tokens."""
     assert decay_timescale(2**19, 2**-6, 0.1, 2e10) == pytest.approx(0.016777216)
     assert decay_timescale(2**19, 2**-6, 0.0, 2e10) == math.inf
+
+
+@pytest.mark.parametrize("kind", ["lion", "adafactor"])
+def test_where_no_rule_is_known_that_is_said(kind):
+    with pytest.raises(ConfigError, match=f"{kind}: no scaling rule is known, .*--rule linear, lr or none"):
+        own_rule(kind)
+    check_rule(kind, "linear")
+
+
+def test_a_rule_of_another_optimizer_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"--rule sqrt is not known to hold for optimizer.kind = sgd: its rule is linear"
+    ):
+        check_rule("sgd", "sqrt")

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from analysis.table import build_table
-from configs.rundir import read_metrics, read_status
+from configs.rundir import read_metrics, read_status, write_status
+from launch.cli import main
 from tests.processes import bcrit, kill_everything, mentioning, start_bcrit
 from tests.ranks import bcrit as forked_bcrit
 from tests.ranks import run_bcrit, start_ranks
@@ -44,6 +45,21 @@ def undisturbed(tmp_path_factory, data_dir) -> Path:
     done = bcrit("run", root / "small.yaml", "--out", root / "small", "--data-dir", data_dir)
     assert done.returncode == 0, done.stdout + done.stderr
     return root / "small"
+
+
+def test_the_report_of_real_runs_passes_a_review(undisturbed: Path, capsys):
+    """And does not any more when a run turns out not to have finished."""
+    assert main(["report", str(undisturbed)]) == 0
+    assert main(["review", str(undisturbed)]) == 0, capsys.readouterr().out
+    run_dir = next((undisturbed / "runs").iterdir())
+    status = read_status(run_dir)
+    write_status(run_dir, status.model_copy(update={"state": "preempted"}))
+    try:
+        assert main(["review", str(undisturbed)]) == 1
+    finally:
+        write_status(run_dir, status)
+    said = f"run {run_dir.name}: counted as {status.state}, but its status is preempted"
+    assert said in capsys.readouterr().out
 
 
 def science(study_dir: Path) -> pd.DataFrame:

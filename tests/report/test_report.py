@@ -34,7 +34,7 @@ def test_no_request_leaves_the_page(report: Report) -> None:
     readable = re.sub(r'<script type="text/plain"[^>]*>.*?</script>', "", report.html, flags=re.S)
     assert not re.search(r"https?:|//\w+\.|\bfetch\(|XMLHttpRequest|@import|\burl\(", readable)
     links = set(re.findall(r'(?:href|src)="([^"]+)"', readable))
-    assert links - {"laws.json", "data:,"} == {f"data/{name}.csv" for name in FIGURES} | {
+    assert links - {"laws.json", "table.csv", "data:,"} == {f"data/{name}.csv" for name in FIGURES} | {
         f"#{anchor}" for anchor in ("summary", "provenance", "figures", "tables", "definitions")
     }
     assert "default-src 'none'" in readable
@@ -56,7 +56,7 @@ def test_nothing_half_written_stays_and_a_second_report_replaces_the_first(small
     write_report(small_report.table, small_report.analysis, small_report.page.parent)
     assert small_report.html == before
     names = {path.name for path in small_report.page.parent.rglob("*") if path.is_file()}
-    assert names == {"index.html", "laws.json"} | {f"{name}.csv" for name in FIGURES}
+    assert names == {"index.html", "laws.json", "table.csv"} | {f"{name}.csv" for name in FIGURES}
 
 
 def test_laws_json_holds_the_analysis(report: Report) -> None:
@@ -119,6 +119,7 @@ def test_a_table_of_five_columns_is_enough(tmp_path) -> None:
     table = planted_table(batches=(2**9, 2**10, 2**11, 2**12), noise=0.002)
     report = make_report(table[["width", "tokens", "batch_tokens", "lr", "loss"]], tmp_path)
     assert "(schedule not recorded)" in report.html
+    assert "<dt>Seeds</dt><dd>not recorded</dd>" in report.html
     assert "Not drawn: the table has no rms_* columns." in report.html
     assert report.html.count("data-drawn class") == len(FIGURES) - 1
 

@@ -33,7 +33,7 @@ def test_the_card_tells_the_run(trained, tmp_path, capsys):
         "Width N = 32 (base width 16)",
         "4,096 of T = 4,096 tokens in steps of B = 256 tokens",
         "peak learning rate 0.015625 at base width on a constant schedule",
-        "betas (0.9, 0.95) and weight decay 0.125",
+        "optimizer adamw with beta1 0.9, beta2 0.95, eps 1e-08 and weight decay 0.125",
         "seed 7; computed in fp32",
         "| `schedule.warmup_tokens` | 1024 |",
         "| `model.residual_multiplier` | 0.75 |",

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import GraniteForCausalLM
 
 from configs.plan import Hardware, plan
-from configs.schema import ModelConfig, RunConfig
+from configs.schema import ModelConfig, OptimizerConfig, RunConfig
 from launch.cli import main
 from tests.configs.mup_cells import COLUMNS, expected, run_config
 from train.model import blank, build, granite_config, skeleton
@@ -59,6 +59,19 @@ def mup_adamw(network: nn.Module, config: RunConfig) -> Optimizer:
 
 
 # mup's optimizer.
+
+
+@pytest.mark.parametrize("run", ["more heads", "narrower", "normed", "tied"])
+def test_sgd_has_the_rates_of_mu_sgd(run):
+    config = RUNS[run].model_copy(update={"optimizer": OptimizerConfig(kind="sgd")})
+    network = with_base_shapes(skeleton(config.model), config.model)
+    ours = by_name(network, optimizer_groups(network, table(network, config), config))
+    theirs = by_name(network, mup.MuSGD(network.parameters(), lr=config.lr).param_groups)
+    for name, group in ours.items():
+        own = config.model.embedding_lr_multiplier if role_of(name) == "embedding" else 1.0
+        if "q_norm" in name or "k_norm" in name:  # mup sees no width in them, but their gradient falls with it
+            own = config.model.width / config.model.base_width
+        assert group["lr"] == pytest.approx(theirs[name]["lr"] * own, rel=1e-12), name
 
 
 def both(config: RunConfig) -> tuple[dict[str, dict], dict[str, dict]]:
@@ -130,7 +143,7 @@ def test_keys_of_fixed_width_get_the_full_rate_from_mup_and_are_named_by_our_che
     key = "model.layers.0.self_attn.k_proj.weight"
     assert (ours[key]["lr"], theirs[key]["lr"]) == (config.lr / 4, config.lr)
     with pytest.raises(ParametrizationError, match=re.escape(key)):
-        check_against_mup(network, mup.make_base_shapes(base, delta), rows, config.model)
+        check_against_mup(network, mup.make_base_shapes(base, delta), rows, config)
 
 
 def test_base_and_delta_of_one_width_are_standard_parametrisation_to_mup_without_a_word():

@@ -45,7 +45,7 @@ def test_a_wrong_role_is_found_by_mup_and_named(monkeypatch):
 def test_a_wrong_fan_in_is_found_by_mup_and_named():
     rows = table(skeleton(WIDE.model), run_of(width=64))  # the table of another width
     with pytest.raises(ParametrizationError, match=r"q_proj.*fan-in ratio 2, mup's is 4"):
-        check_against_mup(skeleton(WIDE.model), base_shapes(BASE), rows, WIDE.model)
+        check_against_mup(skeleton(WIDE.model), base_shapes(BASE), rows, WIDE)
 
 
 @pytest.mark.parametrize("config", [WIDE, run_of(width=128, depth=4, base_depth=2, depth_alpha=0.5)])
@@ -53,7 +53,7 @@ def test_a_wrong_learning_rate_is_found_by_mup_and_named(config):
     rows = table(skeleton(config.model), config)
     wrong = tuple(replace(row, rule=replace(row.rule, lr_multiplier=0.5)) for row in rows)
     with pytest.raises(ParametrizationError, match=r"q_proj.*lr multiplier 0\.5, mup's fan-in ratio is 4"):
-        check_against_mup(skeleton(config.model), base_shapes(config.model), wrong, config.model)
+        check_against_mup(skeleton(config.model), base_shapes(config.model), wrong, config)
 
 
 def test_a_model_of_other_shapes_than_its_configuration_is_found():

@@ -12,7 +12,7 @@ import torch
 from configs.errors import ConfigError
 from tests.ranks import start_ranks, wait_for_ranks
 from tests.train.universal_ranks import CUT, STEPS, config_of, fresh, go_on, leg, run_legs
-from train import universal
+from train import state, universal
 
 STAGES = (0, 1, 2, 3)
 ALONE = [("fp32", stage) for stage in STAGES] + [("bf16", stage) for stage in (1, 2, 3)]
@@ -154,15 +154,15 @@ def engine(request, process_group):
     indirect=["engine"],
 )
 def test_what_deepspeed_does_not_restore_is_noticed(engine, accessor, named, alone, root, monkeypatch):
-    monkeypatch.setattr(universal, accessor, lambda *_: None)
+    monkeypatch.setattr(state, accessor, lambda *_: None)
     with pytest.raises(RuntimeError, match=f"not restored, the first is .*{named}"):
         universal.load(engine, root / "w1-fp32-z3")
 
 
 @pytest.mark.parametrize("engine", [2], indirect=True)
 def test_weights_of_the_forward_pass_and_the_step_are_checked_too(engine, alone, root, monkeypatch):
-    start = universal._start_optimizer
-    monkeypatch.setattr(universal, "_start_optimizer", lambda engine, step: start(engine, step - 1))
+    start = universal.start_optimizer
+    monkeypatch.setattr(universal, "start_optimizer", lambda engine, step: start(engine, step - 1))
     monkeypatch.setattr(engine.optimizer, "update_lp_params", lambda: None)
     with pytest.raises(RuntimeError, match="24 tensors were not restored, the first is step of"):
         universal.load(engine, root / "w1-fp32-z2")
