@@ -85,12 +85,16 @@ def parser() -> argparse.ArgumentParser:
             "Collect a study's runs into its run table; `bcrit table import FILE` or `wandb PROJECT` reads others'.",
         ),
         ("analyse", "Fit the laws to the runs of a study, or to an imported table, and write laws.json."),
-        ("report", "Write a report: one HTML page that opens offline."),
+        ("report", "Write a report: one HTML page that opens offline; also a W&B Report if asked."),
     ):
         command = add(name, text)
         command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
         if name != "table":
             command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
+        if name == "report":
+            command.add_argument(
+                "--wandb", metavar="ENTITY/PROJECT", help="publish it in Weights & Biases, with live panels"
+            )
 
     command = add("review", "Check a report as a careful reviewer would: its numbers, runs, bounds, words and axes.")
     command.add_argument("report", type=Path, metavar="REPORT", help="directory of a report or of its study")
