@@ -5,7 +5,7 @@ at theta - lr V for a grid of lr. Theory (Li et al. 2024, arXiv 2405.14578, Theo
 validity bound) makes both sqrt(B) / lr*(B) and B / drop(B) straight lines in B, whose intercept / slope is B_noise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,7 @@ class Measured:
     steps: tuple[Step, ...]
     noise_from_lr: Estimate
     noise_from_drop: Estimate
+    notes: tuple[str, ...]
 
 
 def measure(searches: Sequence[Search], up_to: float | None = None) -> Measured:
@@ -53,7 +54,8 @@ def measure(searches: Sequence[Search], up_to: float | None = None) -> Measured:
     batch = np.array([searches[i].batch_tokens for i in used])
     replicates = 1 + len(searches[0].drop) if searches else 0
     lr, drop = (np.array([vertices[i][which] for i in used]).reshape(-1, replicates).T for which in (0, 1))
-    return Measured(steps, *noise_batch(batch, lr, drop, up_to))
+    noises = noise_batch(batch, lr, drop, up_to)
+    return Measured(steps, *noises, notes=tuple(_notes(steps, up_to)))
 
 
 def noise_batch(batch: Array, lr: Array, drop: Array, up_to: float | None = None) -> tuple[Estimate, Estimate]:
@@ -69,6 +71,23 @@ def noise_batch(batch: Array, lr: Array, drop: Array, up_to: float | None = None
         _intercept_over_slope(batch, np.sqrt(batch) / lr, f"sqrt(B) / lr* on B, {how}"),
         _intercept_over_slope(batch, batch / drop, f"B / loss drop on B, {how}"),
     )
+
+
+def _notes(steps: Sequence[Step], up_to: float | None) -> Iterator[str]:
+    edge = [f"{step.batch_tokens:.0f}" for step in steps if step.lr.status in ("lower_bound", "upper_bound")]
+    if edge:
+        yield f"line search: the best rate lies at the edge of those that were tried at B = {', '.join(edge)} tokens"
+    lost = [f"{step.batch_tokens:.0f}" for step in steps if step.lr.status == "not_identified"]
+    if lost:
+        yield (
+            f"line search: no rate lowers the loss for sure at B = {', '.join(lost)} tokens: measure more (--blocks, "
+            "--probe-seqs)"
+        )
+    if up_to is not None and sum(step.batch_tokens <= up_to for step in steps) < MIN_BATCHES:
+        yield (
+            f"fewer than {MIN_BATCHES} batches lie below {up_to:.3g} tokens, where Theorem 3 ends: B_noise from steps "
+            "is fitted to all batches, as the one at which a step lowers the loss half as far as the largest does"
+        )
 
 
 def _vertex(search: Search) -> tuple[Array, Array]:

@@ -6,7 +6,14 @@ from configs.errors import ConfigError
 from configs.fields import values
 from configs.schema import RunConfig
 
-_FIXED = ("model.", "data.fingerprint", "data.valid_tokens", "seed", "precision")  # the tensors and the data go on
+_FIXED = (
+    "model.",
+    "data.fingerprint",
+    "data.valid_tokens",
+    "seed",
+    "precision",
+    "optimizer.kind",
+)  # the tensors and the data go on
 _EXECUTION = ("engine.", "log.", "checkpoint.", "data.path", "branch.")
 
 

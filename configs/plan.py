@@ -10,8 +10,9 @@ from configs.errors import ConfigError
 from configs.manifest import count_sequences
 from configs.memory import Memory, check_memory, memory
 from configs.mup import Role, rules
-from configs.optimizers import check_optimizer
+from configs.optimizers import TRAITS, check_optimizer
 from configs.schema import ModelConfig, RunConfig
+from configs.svag import check_svag, read_tokens, step_tokens
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do. Batch: micro_batch_seqs x accumulation x world_size = batch_seqs."""
+    """What a run will do. A step: micro_batch_seqs x accumulation x world_size = step_seqs."""
 
     start_tokens: int  # where a branch leaves its trunk; 0 for a run from scratch
     steps: int
-    tokens: int  # the budget T = start_tokens + steps x batch
-    batch_seqs: int
+    tokens: int  # the budget T = start_tokens + steps x step_tokens
+    step_tokens: int  # B; under SVAG B / l^2
+    step_seqs: int  # those of B; under SVAG of 2 B
     micro_batch_seqs: int
     accumulation: int
     world_size: int
@@ -51,14 +53,16 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
     """The plan of a run. Raises ConfigError for the first rule that a value breaks."""
     _check_model(config.model)
     check_optimizer(config)
+    check_svag(config)
     _check_engine(config)
-    batch_seqs, micro_batch_seqs = _batch(config, hardware)
+    micro_batch_seqs = _micro_batch(config, hardware)
+    step_seqs = read_tokens(config) // config.model.seq_len
     _check_tokens_of_run(config)
     if config.log.sharpness.every_tokens:
         _check_probe(config, hardware.world_size)
     start = start_tokens(config)
-    steps = (config.budget_tokens - start) // config.batch_tokens
-    log_every_tokens = config.log.every_tokens or config.batch_tokens * max(1, steps // 256)
+    steps = (config.budget_tokens - start) // step_tokens(config)
+    log_every_tokens = config.log.every_tokens or step_tokens(config) * max(1, steps // 256)
     total = n_params(config.model)
     if hardware.device_memory is not None:
         check_memory(config, total, micro_batch_seqs, hardware.world_size, hardware.device_memory)
@@ -66,20 +70,21 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
         start_tokens=start,
         steps=steps,
         tokens=config.budget_tokens,
-        batch_seqs=batch_seqs,
+        step_tokens=step_tokens(config),
+        step_seqs=step_seqs,
         micro_batch_seqs=micro_batch_seqs,
-        accumulation=batch_seqs // (hardware.world_size * micro_batch_seqs),
+        accumulation=step_seqs // (hardware.world_size * micro_batch_seqs),
         world_size=hardware.world_size,
-        warmup_steps=config.schedule.warmup_tokens // config.batch_tokens,
-        readout_steps=tuple((t - start) // config.batch_tokens for t in readouts(config)),
+        warmup_steps=config.schedule.warmup_tokens // step_tokens(config),
+        readout_steps=tuple((t - start) // step_tokens(config) for t in readouts(config)),
         readout_tokens=readouts(config),
         kept_tokens=kept_tokens(config),
-        log_every_steps=log_every_tokens // config.batch_tokens,
+        log_every_steps=log_every_tokens // step_tokens(config),
         lr_by_role={role: config.lr * rule.lr_multiplier for role, rule in rules(config).items()},
         n_params=total,
         n_params_non_embedding=total - n_params_embedding(config.model),
         flops_per_token=flops_per_token(config.model),
-        flops=flops_per_token(config.model) * (config.budget_tokens - start),
+        flops=flops_per_token(config.model) * (data_tokens(config) - start),
         memory=memory(config, total, micro_batch_seqs, hardware.world_size),
     )
 
@@ -87,6 +92,12 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
 def start_tokens(config: RunConfig) -> int:
     """Tokens that a run does not train itself, because its trunk did."""
     return config.branch.tokens if config.branch else 0
+
+
+def data_tokens(config: RunConfig) -> int:
+    """Tokens of data that a run and its trunk read: the budget, but more under SVAG."""
+    start = start_tokens(config)
+    return start + (config.budget_tokens - start) // step_tokens(config) * read_tokens(config)
 
 
 def readouts(config: RunConfig) -> tuple[int, ...]:
@@ -125,6 +136,13 @@ def flops_per_token(model: ModelConfig) -> int:
     return 6 * multiplied + 12 * model.depth * model.width * model.seq_len
 
 
+def first_sequence(config: RunConfig, tokens: int) -> int:
+    """The number of the first sequence of the step that follows `tokens`."""
+    start = start_tokens(config)
+    steps = (tokens - start) // step_tokens(config)
+    return (start + steps * read_tokens(config)) // config.model.seq_len
+
+
 def check_tokens(config: RunConfig, train_tokens: int, valid_tokens: int, vocab_size: int) -> None:
     """Refuse data that is too small for one pass without repetition, or has more token types than the model.
 
@@ -137,7 +155,7 @@ def check_tokens(config: RunConfig, train_tokens: int, valid_tokens: int, vocab_
             f"use {vocab_size} or more"
         )
     for field, wanted, held, part in (
-        ("budget_tokens", config.budget_tokens, train_tokens, "training"),
+        ("budget_tokens", data_tokens(config), train_tokens, "training"),
         ("data.valid_tokens", config.data.valid_tokens, valid_tokens, "validation"),
     ):
         sequences = count_sequences(held, seq_len)
@@ -183,8 +201,8 @@ def _check_engine(config: RunConfig) -> None:
         )
 
 
-def _batch(config: RunConfig, hardware: Hardware) -> tuple[int, int]:
-    """Sequences of a step and of one forward pass: the fewest equal parts of a rank's share that fit."""
+def _micro_batch(config: RunConfig, hardware: Hardware) -> int:
+    """Sequences of one forward pass: the fewest equal parts of a rank's share of the batch that fit."""
     world_size, seq_len = hardware.world_size, config.model.seq_len
     limit = config.engine.micro_batch_seqs if hardware.micro_batch_seqs is None else hardware.micro_batch_seqs
     if world_size < 1:
@@ -193,10 +211,8 @@ def _batch(config: RunConfig, hardware: Hardware) -> tuple[int, int]:
         raise ConfigError(f"micro_batch_seqs = {limit}: use at least 1 sequence")
     _check_multiple("batch_tokens", config.batch_tokens, "model.seq_len", seq_len)
     _check_multiple("batch_tokens", config.batch_tokens, "model.seq_len x world_size", seq_len * world_size)
-    batch_seqs = config.batch_tokens // seq_len
-    per_rank = batch_seqs // world_size
-    micro = next(m for m in range(min(limit, per_rank), 0, -1) if per_rank % m == 0)
-    return batch_seqs, micro
+    per_rank = config.batch_tokens // seq_len // world_size
+    return next(m for m in range(min(limit, per_rank), 0, -1) if per_rank % m == 0)
 
 
 def _check_tokens_of_run(config: RunConfig) -> None:
@@ -252,6 +268,11 @@ def _check_probe(config: RunConfig, world_size: int) -> None:
         raise ConfigError(
             f"log.sharpness.seqs = {seqs} are {seqs * seq_len} tokens, the run has budget_tokens = "
             f"{config.budget_tokens}: use at most {config.budget_tokens // seq_len}"
+        )
+    if TRAITS[config.optimizer.kind].moments != 2:
+        raise ConfigError(
+            f"log.sharpness with optimizer.kind = {config.optimizer.kind}: the pre-conditioned sharpness is Adam's; use "
+            "adamw, or leave log.sharpness.every_tokens empty"
         )
     if config.engine.liger:
         raise ConfigError(

@@ -111,6 +111,10 @@ class OptimizerConfig(Frozen):
         description="A step shrinks a matrix by weight_decay times: base_lr: the scheduled lr at base width; group_lr: "
         "that x the matrix's own multiplier; independent: the schedule's shape alone.",
     )
+    svag: Literal[1, 2, 4, 8] | None = Field(
+        default=None,
+        description="l of SVAG: l^2 steps of lr / l in place of one, with l times the noise, nearer to the SDE.",
+    )
     clip_norm: NonNegative = Field(
         default=1.0, description="Clip the global norm of the mean gradient; 0 switches clipping off."
     )

@@ -51,6 +51,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "rescale": recipes.rescale_command,
     "universal": runs.universal_command,
     "export": runs.export_command,
+    "surge": runs.surge_command,
     "mup": checks.mup_command,
     "coordcheck": checks.coordcheck_command,
     "transfer": checks.transfer_command,

@@ -85,12 +85,16 @@ def parser() -> argparse.ArgumentParser:
             "Collect a study's runs into its run table; `bcrit table import FILE` or `wandb PROJECT` reads others'.",
         ),
         ("analyse", "Fit the laws to the runs of a study, or to an imported table, and write laws.json."),
-        ("report", "Write a report: one HTML page that opens offline."),
+        ("report", "Write a report: one HTML page that opens offline; also a W&B Report if asked."),
     ):
         command = add(name, text)
         command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
         if name != "table":
             command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
+        if name == "report":
+            command.add_argument(
+                "--wandb", metavar="ENTITY/PROJECT", help="publish it in Weights & Biases, with live panels"
+            )
 
     command = add("review", "Check a report as a careful reviewer would: its numbers, runs, bounds, words and axes.")
     command.add_argument("report", type=Path, metavar="REPORT", help="directory of a report or of its study")
@@ -160,6 +164,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--tokens", type=_positive, help="checkpoint to export (default: the newest)")
     command.add_argument("--out", type=Path, help="directory (default: RUN/model, or RUN/model-ema)")
     command.add_argument("--ema", action="store_true", help="the average of the weights instead")
+
+    command = add("surge", "Predict B_noise and lr*(B) from one checkpoint (Surge), and measure them by line search.")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")
+    command.add_argument("--tokens", type=_tokens, help="checkpoint to measure (default: the newest)")
+    command.add_argument("--blocks", type=_positive, default=16, help="independent parts of the data (default: 16)")
+    command.add_argument("--max-batch-tokens", type=_tokens, metavar="B", help="largest batch (default: 256 sequences)")
+    command.add_argument("--micro-seqs", type=_positive, default=1, help="sequences of the smallest batch (default: 1)")
+    command.add_argument(
+        "--probe-seqs", type=_positive, default=16, help="sequences a block for Hessian and losses (default: 16)"
+    )
+    command.add_argument("--out", type=Path, help="directory (default: RUN/surge/<tokens>)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
     command = add("mup", "Print the parametrisation of every parameter of a run.")
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of a run")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.rundir import ENDED, Status, read_status
 
@@ -78,6 +78,32 @@ def watching(console: Console, look: Callable[[], Snapshot]) -> Iterator[Callabl
                 printed = time.monotonic()
 
         yield watch
+
+
+@contextmanager
+def working(console: Console, what: str) -> Iterator[Callable[[float, float], None]]:
+    """Yields advance(work done, work added): a bar with the time left, or a line now and then without a terminal.
+
+    Work that is done at once when it is first reported (kept by an earlier call) is not counted as speed.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    began = printed = time.monotonic()
+    done = kept = total = 0.0
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+
+        def advance(work: float, more: float) -> None:
+            nonlocal done, kept, total, began, printed
+            done, total, now = done + work, total + more, time.monotonic()
+            if now - began < 1.0 and work:
+                kept = done
+            progress.update(task, completed=done, total=total)
+            if not console.is_terminal and now - printed >= QUIET_PERIOD_S and done > kept:
+                left = (total - done) * (now - began) / (done - kept)
+                console.print(f"{what}: {100 * done / total:.0f} %, {clock(left)} left")
+                printed = now
+
+        yield advance
 
 
 def clock(seconds: float) -> str:

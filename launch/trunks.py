@@ -21,6 +21,7 @@ OF_THE_BRANCHES = "it follows from where the branches leave the trunk"
 OF_THE_SCHEDULE = "a trunk has a constant learning rate, since a branch can only leave it before it decays"
 NOT_TO_GIVE = {  # beside what a branch must have of its trunk anyway (`configs.lineage`)
     "engine.zero_stage": "a checkpoint is read under the ZeRO stage that wrote it",
+    "optimizer.svag": "a trunk is trained without SVAG",
     "budget_tokens": OF_THE_BRANCHES,
     "readout_tokens": OF_THE_BRANCHES,
     "checkpoint.keep": OF_THE_BRANCHES,
@@ -100,6 +101,7 @@ def _stem(run: RunConfig, trunk: TrunkConfig) -> RunConfig:
         "schedule": ScheduleConfig(warmup_tokens=run.schedule.warmup_tokens),
         "budget_tokens": 1,
         "readout_tokens": (),
+        "optimizer": run.optimizer.model_copy(update={"svag": None}),  # it begins where a run leaves its trunk
     }
     return changed(run.model_copy(update=plain), trunk.fields, "trunk.fields")
 

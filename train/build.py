@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from configs.plan import Plan
 from configs.schema import RunConfig
+from configs.svag import stepped
 from train.engine import Engine, born_sharded, device, release, whole, wrap
 from train.model import blank, initialise
 from train.parametrization import Row, verify
@@ -22,8 +23,9 @@ def built(config: RunConfig, plan: Plan) -> Iterator[tuple[Engine, tuple[Row, ..
         network.gradient_checkpointing_enable({"use_reentrant": False})
     if config.engine.zero_stage < 3:
         network.to(device())  # pyright: ignore[reportArgumentType]
-    rows = verify(network, config)
-    engine = wrap(network, rows, config, plan)
+    recipe = stepped(config)
+    rows = verify(network, recipe)
+    engine = wrap(network, rows, recipe, plan)
     try:
         yield engine, rows
     finally:

@@ -34,6 +34,7 @@ def shortened(config: RunConfig, steps: int) -> RunConfig:
     """The run of a coordinate check: `steps` steps of `config` at its full learning rate, from the first one on."""
     schedule = config.schedule.model_copy(update={"kind": "constant", "warmup_tokens": 0})
     change = {"schedule": schedule, "budget_tokens": steps * config.batch_tokens, "readout_tokens": (), "branch": None}
+    change["optimizer"] = config.optimizer.model_copy(update={"svag": None})
     return config.model_copy(update=change)
 
 

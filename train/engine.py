@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -93,7 +93,7 @@ def deepspeed_config(config: RunConfig, plan: Plan) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": plan.micro_batch_seqs,
         "gradient_accumulation_steps": plan.accumulation,
-        "train_batch_size": plan.batch_seqs,
+        "train_batch_size": plan.step_seqs,
         "zero_optimization": {
             "stage": config.engine.zero_stage,
             "overlap_comm": False,
@@ -183,16 +183,17 @@ def check_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None
 
 
 def optimizer_step(
-    engine: Engine, losses: Iterable[torch.Tensor], clip_norm: float
+    engine: Engine, losses: Iterable[torch.Tensor], clip_norm: float, weights: Sequence[float] | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step from the losses of this rank's micro-batches (each a mean over equally many tokens).
 
     Returns this rank's mean loss and the global norm of the mean gradient before clipping, both on the device.
+    `weights`, of mean 1, multiply the micro-batches' gradients before they are averaged.
     """
     total, count = torch.zeros((), device=engine.device), 0
     norm = None
     for loss in losses:
-        engine.backward(loss)
+        engine.backward(loss if weights is None else loss * weights[count])
         total, count = total + loss.detach(), count + 1
         if engine.is_gradient_accumulation_boundary() and not engine.zero_optimization_stage():
             norm = nn.utils.clip_grad_norm_(engine.module.parameters(), clip_norm or float("inf"))

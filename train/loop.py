@@ -13,9 +13,10 @@ import torch.distributed as dist
 
 from configs.devices import device as known_device
 from configs.devices import mfu
-from configs.plan import Plan
+from configs.plan import Plan, first_sequence
 from configs.rundir import Readout, State, Status
 from configs.schema import RunConfig
+from configs.svag import batch_weights, length_of, stepped
 from train import checkpoints
 from train.data.batches import TokenStore, sequences, windows
 from train.data.prefetch import prefetched
@@ -50,9 +51,10 @@ def train(
     """
     train_store, valid_store = stores
     held_out = windows(valid_store, np.arange(config.data.valid_tokens // config.model.seq_len))
-    network, where, batch_tokens = engine.module, device(), config.batch_tokens
+    network, where, batch_tokens = engine.module, device(), plan.step_tokens
+    recipe, weights = stepped(config), micro_batch_weights(config, plan)
     position, average = checkpoints.resume(engine, run_dir, config)
-    set_groups(engine, rows, config)
+    set_groups(engine, rows, recipe)
     ema = start_ema(network, average) if config.ema_half_life_tokens else None
     forgotten = 1 - 0.5 ** (batch_tokens / config.ema_half_life_tokens) if config.ema_half_life_tokens else 0.0
     status = previous.model_copy(
@@ -70,7 +72,8 @@ def train(
     )
     record = Record(run_dir, status, writes=dist.get_rank() == 0)
     gpu = known_device(device_label())
-    pace = Pace(batch_tokens, lambda rate: mfu(plan.flops_per_token, rate, plan.world_size, gpu, config.precision))
+    step_size = plan.step_seqs * config.model.seq_len
+    pace = Pace(step_size, lambda rate: mfu(plan.flops_per_token, rate, plan.world_size, gpu, config.precision))
     losses = position.pending  # of the steps since the last record, reduced over ranks
     fresh: list[torch.Tensor] = []  # of the last steps, still this rank's
     seconds_before, started = position.seconds, time.monotonic()
@@ -111,7 +114,7 @@ def train(
 
     def rate(tokens: int) -> float:
         """The learning rate of the step that follows `tokens`."""
-        return config.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, tokens)
+        return recipe.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, tokens)
 
     probe = open_probe(train_store, config, plan) if config.log.sharpness.every_tokens else None
 
@@ -119,7 +122,7 @@ def train(
         """Measure how sharp the loss is, where a probe is due."""
         if probe is not None and (tokens - plan.start_tokens) % (config.log.sharpness.every_tokens or 1) == 0:
             with pace.aside():
-                write(probe_sharpness(probe, engine, rows, config, tokens) | {"lr": rate(tokens)})
+                write(probe_sharpness(probe, engine, rows, recipe, tokens) | {"lr": rate(tokens)})
 
     if not record.status.readouts and not validated(0, None):
         raise FloatingPointError("the validation loss is not finite before the first step: check the model's init")
@@ -149,7 +152,7 @@ def train(
                 grad_norm = None
             else:
                 loss, grad_norm = optimizer_step(
-                    engine, (loss_of(engine, batch) for batch in micro), config.optimizer.clip_norm
+                    engine, (loss_of(engine, batch) for batch in micro), config.optimizer.clip_norm, weights
                 )
                 fresh.append(loss)
                 position.skipped_in_a_row, position.level = 0, level
@@ -190,7 +193,7 @@ def train(
                     break
 
     if record.status.tokens > first:
-        check_groups(engine, rows, config.model_copy(update={"lr": lr}))
+        check_groups(engine, rows, recipe.model_copy(update={"lr": lr}))
     if state == "finished" and config.budget_tokens in plan.kept_tokens:
         checkpoint(config.budget_tokens)
     record.update(now=True, state=state, seconds=seconds_before + time.monotonic() - started)
@@ -203,13 +206,23 @@ def train(
 def samples(store: TokenStore, config: RunConfig, plan: Plan, begin: int) -> torch.Tensor:
     """This rank's sequences of the step after `begin` tokens, (micro_batch_seqs x accumulation, seq_len + 1) token ids.
 
-    A step uses the next batch_seqs global samples after begin / seq_len, whatever the number of ranks, micro-batches,
-    and the batch sizes before it.
+    A step uses the next global samples, whatever the number of ranks, micro-batches, and the batch sizes before it.
+    Of SVAG's two batches each rank has its share of the first, then of the second.
     """
-    count = plan.micro_batch_seqs * plan.accumulation
-    first = begin // config.model.seq_len + dist.get_rank() * count
-    batch = torch.from_numpy(sequences(store, config.seed, first, count))
+    batches = len(batch_weights(length_of(config)))
+    count = plan.micro_batch_seqs * plan.accumulation // batches
+    starts = range(first_sequence(config, begin) + dist.get_rank() * count, 2**62, plan.step_seqs // batches)
+    parts = [torch.from_numpy(sequences(store, config.seed, first, count)) for first in starts[:batches]]
+    batch = torch.cat(parts) if batches > 1 else parts[0]
     return batch.pin_memory() if device().type == "cuda" else batch
+
+
+def micro_batch_weights(config: RunConfig, plan: Plan) -> list[float] | None:
+    """What multiplies the gradient of each micro-batch before their mean is taken, under SVAG."""
+    weights = batch_weights(length_of(config))
+    if len(weights) == 1:
+        return None
+    return [len(weights) * weight for weight in weights for _ in range(plan.accumulation // len(weights))]
 
 
 @torch.no_grad()

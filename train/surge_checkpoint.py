@@ -10,15 +10,16 @@ model's own.
 import io
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from configs.errors import ConfigError
+from configs.identity import run_id
 from configs.rundir import read_json, write_atomic, write_json
-from train.probe import Probe, check_available, gradient, hessian_times, loss_of_batch, moved
+from train.probe import Probe, check_available, gradient, hessian_times, loss_of_batch, moved, probe_of
 
 GRADIENT, PRODUCT = 3.0, 9.0  # cost of a sequence, where a forward pass is 1
 SHOWN = 2**17  # coordinates whose signs are kept for the agreement of batches
@@ -59,6 +60,48 @@ class Moments(NamedTuple):
     sigma: torch.Tensor  # (n,) of one sequence; 0 where the gradient is always 0
     signs: torch.Tensor  # (b, K, s) int8, of the first B sequences of a block, some coordinates
     shown: torch.Tensor  # (s,) which ones
+
+
+def measure_checkpoint(
+    run_dir: Path,
+    tokens: int | None,
+    max_batch_tokens: int | None,
+    sampling: Sampling,
+    out: Path | None,
+    data_dir: Path,
+    advance: Advance,
+) -> Path:
+    """Measure a run's checkpoint (None: the newest) and return the directory of measured.json, by default in the run.
+
+    What is there already is not measured again, and goes on where it stopped. Raises ConfigError if there is no such
+    checkpoint, the data do not suffice, or `out` holds a measurement of something else.
+    """
+    probe, config, reached = probe_of(run_dir, tokens, data_dir)
+    if max_batch_tokens is not None:
+        if max_batch_tokens % probe.seq_len:
+            raise ConfigError(
+                f"--max-batch-tokens {max_batch_tokens}: must be whole sequences of {probe.seq_len} tokens"
+            )
+        sampling = replace(sampling, block_seqs=max_batch_tokens // probe.seq_len)
+    check_sampling(probe, sampling)
+    out = out or run_dir / "surge" / f"{reached:015d}"
+    science = {"width": config.model.width, "lr": config.lr, "batch_tokens": config.batch_tokens}
+    about = {"run_id": run_id(config), "tokens": reached} | science | asdict(sampling)
+    if not _claimed(out / "about.json", about):
+        raise ConfigError(
+            f"{out}: holds a measurement of something else, see about.json there: remove it or give --out"
+        )
+    if (out / "measured.json").exists():
+        return out
+    advance(0, sampling.work())
+    moments_file, hessian_file, steps_file = (out / name for name in ("moments.pt", "hessian.json", "steps.json"))
+    found = moments(probe, sampling, moments_file, advance)
+    sums = hessian_sums(probe, sampling, found, hessian_file, advance)
+    rows = steps(probe, sampling, found, config.lr, steps_file, advance)
+    write_json(out / "measured.json", {"about": about, "seq_len": probe.seq_len, "sums": sums, "steps": rows})
+    for file in (moments_file, hessian_file, steps_file):
+        file.unlink()
+    return out
 
 
 def check_sampling(probe: Probe, sampling: Sampling) -> None:
@@ -203,11 +246,6 @@ def expected_sign(ratio: torch.Tensor, batch: int, block: int) -> torch.Tensor:
     return torch.erf(ratio * math.sqrt(0.5 / (1 / batch - 1 / block)))
 
 
-def about(sampling: Sampling, run: str, tokens: int) -> dict[str, Any]:
-    """What a measurement is of; one in the same directory must be the same."""
-    return {"run_id": run, "tokens": tokens} | asdict(sampling)
-
-
 def _beyond(by_step: dict[int, list[float]]) -> int | None:
     """The next half octave to try; None if the best rate has two neighbours, or the search has gone too far."""
     mean = {step: sum(drops) / len(drops) for step, drops in by_step.items()}
@@ -217,6 +255,15 @@ def _beyond(by_step: dict[int, list[float]]) -> int | None:
     if best == max(mean):
         return best + 1 if best < 2 * MOST_OCTAVES else None
     return None
+
+
+def _claimed(file: Path, about: dict[str, Any]) -> bool:
+    """Whether the directory of `file` is this measurement's, or becomes it."""
+    if file.exists():
+        return read_json(file) == about
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, about)
+    return True
 
 
 def _best_rate(along: list[list[float]], bend: list[float]) -> float | None:

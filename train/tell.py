@@ -13,7 +13,7 @@ QUIET_S = 10.0  # between lines
 
 def teller(plan: Plan, run_dir: Path) -> tuple[Callable[[dict[str, Any]], None], Callable[[Status], None]]:
     """What to call on each metrics row and at the end; now and then a line is printed."""
-    steps = f"{plan.steps:,} steps of {plan.batch_seqs:,} sequences"
+    steps = f"{plan.steps:,} steps of {plan.step_seqs:,} sequences"
     print(f"{run_dir}: {plan.n_params:,} parameters, {plan.tokens:,} tokens, {steps}", flush=True)
     told = time.monotonic() - QUIET_S
 

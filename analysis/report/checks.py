@@ -76,6 +76,21 @@ def write_transfer(table: pd.DataFrame, study: transfer.TransferStudy, heading: 
     return _write(out_dir, "bcrit transfer", heading, lead, figures, body, "transfer.json", content)
 
 
+def write_page(
+    out_dir: Path, kicker: str, heading: str, lead: str, figures: Sequence[Figure], numbers: str, file: str
+) -> Path:
+    """Write `out_dir`/data/ and then index.html; `numbers` is ready HTML, `file` the JSON beside the page."""
+    (out_dir / "data").mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        write_atomic(out_dir / "data" / f"{figure.id}.csv", figure.data.to_csv(index=False))
+    drawn = "\n".join(figure_html(number, figure) for number, figure in enumerate(figures, start=1))
+    body = f'<section id="figures"></section>{drawn}<section id="tables"><h2>Numbers</h2>{numbers}</section>'
+    links = {"figures": "Figures", "tables": "Numbers"}
+    path = out_dir / "index.html"
+    write_atomic(path, page(kicker, heading, lead, links, body, f'<a href="{file}">{file}</a>'))
+    return path
+
+
 def _write(
     out_dir: Path,
     kicker: str,
@@ -87,13 +102,6 @@ def _write(
     content: object,
 ) -> Path:
     """Each file atomically, the page last."""
-    (out_dir / "data").mkdir(parents=True, exist_ok=True)
-    for figure in figures:
-        write_atomic(out_dir / "data" / f"{figure.id}.csv", figure.data.to_csv(index=False))
+    out_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(out_dir / numbers, json.dumps(content, indent=1, allow_nan=False))
-    drawn = "\n".join(figure_html(number, figure) for number, figure in enumerate(figures, start=1))
-    body = f'<section id="figures"></section>{drawn}<section id="tables"><h2>Numbers</h2>{table}</section>'
-    links = {"figures": "Figures", "tables": "Numbers"}
-    path = out_dir / "index.html"
-    write_atomic(path, page(kicker, heading, lead, links, body, f'<a href="{numbers}">{numbers}</a>'))
-    return path
+    return write_page(out_dir, kicker, heading, lead, figures, table, numbers)

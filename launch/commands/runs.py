@@ -1,6 +1,7 @@
 """Commands on the checkpoints of one run."""
 
 import argparse
+from pathlib import Path
 
 from rich.console import Console
 
@@ -34,4 +35,32 @@ def export_command(arguments: argparse.Namespace, console: Console) -> int:
     with console.status("exporting"):
         path = export(arguments.run, arguments.tokens, arguments.out, ema=arguments.ema)
     console.print(f"wrote {path}")
+    return 0
+
+
+def surge_command(arguments: argparse.Namespace, console: Console) -> int:
+    from analysis.report.surge import write_surge_page
+    from analysis.surge_measured import FILE, lines, read_surge, write_surge
+    from launch.commands.asked import print_notes
+    from launch.progress import working
+    from train.surge_checkpoint import Sampling, measure_checkpoint
+
+    sampling = Sampling(blocks=arguments.blocks, micro_seqs=arguments.micro_seqs, probe_seqs=arguments.probe_seqs)
+    with working(console, "measuring") as advance:
+        out: Path = measure_checkpoint(
+            arguments.run,
+            arguments.tokens,
+            arguments.max_batch_tokens,
+            sampling,
+            arguments.out,
+            arguments.data_dir,
+            advance,
+        )
+    surge = read_surge(out / FILE)
+    paths = (*write_surge(surge, out), write_surge_page(surge, out))
+    for line in lines(surge):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_notes(console, (*surge.prediction.notes, *surge.measured.notes))
+    for path in paths:
+        console.print(f"wrote {path}")
     return 0

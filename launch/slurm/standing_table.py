@@ -21,8 +21,10 @@ def print_standings(console: Console, found: Sequence[Standing], notes: Sequence
     rows.sort(key=lambda run: ORDER.index(run.state))
     if rows:
         table = Table(box=box.SIMPLE_HEAD)
-        for heading, justify in (("run", "left"), ("state", "left"), ("done", "right"), ("left", "right")):
-            table.add_column(heading, justify=justify, no_wrap=True)
+        for heading in ("run", "state"):
+            table.add_column(heading, no_wrap=True)
+        for heading in ("done", "left"):
+            table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("task", no_wrap=True)
         table.add_column("")
         for run in rows if show_all else rows[:SHOWN_RUNS]:

@@ -72,6 +72,7 @@ OTHERS = (
     "skip",
     "group_lr",
     "lion",
+    8,
     "f" * 12,
     [2**16],
 )

@@ -32,7 +32,7 @@ def test_steps_and_sequences_add_up(
     )
     p = plan(run, Hardware(world_size, limit))
     assert p.steps * run.batch_tokens == p.tokens == run.budget_tokens
-    assert p.micro_batch_seqs * p.accumulation * p.world_size == p.batch_seqs == batch // seq_len
+    assert p.micro_batch_seqs * p.accumulation * p.world_size == p.step_seqs == batch // seq_len
     assert p.micro_batch_seqs <= limit
     for fewer in range(1, p.accumulation):
         assert per_rank % fewer or per_rank // fewer > limit

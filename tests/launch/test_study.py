@@ -107,7 +107,7 @@ def test_plan_study_aligns_plans_with_runs(tmp_path: Path):
     planned = plan_study(path, ["base.engine.micro_batch_seqs=4"], Hardware(world_size=2))
     assert planned.study.name == "s"
     assert [p.steps * r.batch_tokens for r, p in zip(planned.runs, planned.plans, strict=True)] == [2**16] * 3
-    assert [(p.batch_seqs, p.micro_batch_seqs, p.accumulation) for p in planned.plans] == [
+    assert [(p.step_seqs, p.micro_batch_seqs, p.accumulation) for p in planned.plans] == [
         (4, 2, 1),
         (8, 4, 1),
         (16, 4, 2),

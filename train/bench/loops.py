@@ -45,7 +45,7 @@ def timed(step: Callable[[Any], object], inputs: Iterator[Any], steps: int) -> f
 def batches(config: RunConfig, plan: Plan, stores: Stores, count: int) -> Iterator[torch.Tensor]:
     """`count` batches of the run's own data, on the device, over and over: (batch_seqs, seq_len + 1) token ids."""
     made = [
-        torch.from_numpy(sequences(stores[0], config.seed, k * plan.batch_seqs, plan.batch_seqs)).to(device())
+        torch.from_numpy(sequences(stores[0], config.seed, k * plan.step_seqs, plan.step_seqs)).to(device())
         for k in range(count)
     ]
     return cycle(made)
