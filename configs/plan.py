@@ -239,8 +239,8 @@ def _check_tokens_of_run(config: RunConfig) -> None:
         )
     if schedule.warmup != "linear" and length_of(config) > 1:
         raise ConfigError(
-            f"schedule.warmup = {schedule.warmup} with optimizer.svag = {config.optimizer.svag}: a critical rate is one "
-            "of the optimizer itself; leave schedule.warmup at linear, or svag empty"
+            f"schedule.warmup = {schedule.warmup} with optimizer.svag = {config.optimizer.svag}: a critical rate is "
+            "that of the optimizer itself; leave schedule.warmup at linear, or svag empty"
         )
     if schedule.warmup != "linear" and config.branch:
         raise ConfigError(
