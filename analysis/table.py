@@ -5,12 +5,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.noise_scale import Moments, last_scale
 from configs.expressions import number_text
 from configs.fields import NOT_SCIENCE, values
+from configs.moments import half_life_tokens
 from configs.plan import n_params, start_tokens
-from configs.rundir import Status, manifest_ids, read_config, read_json, read_status, run_dir_of, write_atomic
+from configs.rundir import (
+    Status,
+    manifest_ids,
+    read_config,
+    read_json,
+    read_metrics,
+    read_status,
+    run_dir_of,
+    write_atomic,
+)
 from configs.schema import RunConfig
 
 KINDS = ("embedding", "attention", "ffn", "residual", "logits")
@@ -43,6 +55,10 @@ COLUMNS: dict[str, str] = {
     "world_size": "number of ranks",
     "data_fingerprint": "hash of the packed data",
     "code_version": "commit that trained it",
+    "noise_scale": "gradient noise scale in tokens, smoothed up to this readout, if the run logs its noise",
+    "noise_scale_low": "lower end of its 95 % interval",
+    "noise_scale_high": "upper end; this and the scale itself are empty if the mean gradient may be zero",
+    "noise_of": "gradients of all parameters, or of the norms' gains",
     "spikes": "steps whose training loss stood out (spike_ratio)",
     "skipped": "steps left out because of it (on_spike)",
     "tokens_per_s": "training speed of the last attempt",
@@ -107,6 +123,7 @@ def _rows(run_dir: Path, config: RunConfig, about_study: dict[str, Any]) -> list
     status = read_status(run_dir)
     by_tokens = {readout.tokens: readout for readout in status.readouts}
     start = by_tokens.get(0)
+    noise = _noise(run_dir) if config.log.noise else []
     rows = []
     for tokens in dict.fromkeys((*config.readout_tokens, config.budget_tokens)):
         readout = by_tokens.get(tokens)
@@ -121,10 +138,31 @@ def _rows(run_dir: Path, config: RunConfig, about_study: dict[str, Any]) -> list
                 "loss_init": start.loss if start else None,
                 "step_noise": _step_noise(run_dir, tokens),
             }
+            | (_noise_scale(noise, config, tokens) if readout else {})
             | {f"rms_{kind}": value for kind, value in (readout.rms if readout else {}).items()}
             | {f"rms_{kind}_init": value for kind, value in (start.rms if start else {}).items()}
         )
     return rows
+
+
+def _noise(run_dir: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(run_dir) if row["kind"] == "noise"]
+
+
+def _noise_scale(noise: list[dict[str, Any]], config: RunConfig, tokens: int) -> dict[str, Any]:
+    """Of the records of the gradient's noise up to `tokens`; nothing without any."""
+    seen = [row for row in noise if row["tokens"] <= tokens]
+    if not seen:
+        return {}
+    start, at = start_tokens(config), np.array([row["tokens"] for row in seen], float)
+    moments = Moments(*(np.array([row[name] for row in seen], float) for name in Moments._fields))
+    scale = last_scale(at, moments, half_life_tokens(config.budget_tokens - start), start=start)
+    return {
+        "noise_scale": scale.value,
+        "noise_scale_low": scale.low,
+        "noise_scale_high": scale.high,
+        "noise_of": seen[-1]["of"],
+    }
 
 
 def _about_run(run_dir: Path, config: RunConfig, status: Status) -> dict[str, Any]:

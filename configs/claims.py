@@ -66,6 +66,14 @@ def owner_of(run_dir: Path) -> dict[str, Any]:
         return {}
 
 
+def heard(run_dir: Path) -> float:
+    """Unix time of the last heartbeat of a run's owner; 0 if nobody has it."""
+    try:
+        return (run_dir / "claim.json").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def lost(run_dir: Path) -> bool:
     """Whether this process has claimed the run and another one has taken it over since."""
     return run_dir in _claimed and not _is_mine(owner_of(run_dir))

@@ -8,7 +8,7 @@ from configs.errors import ConfigError
 from configs.plan import readouts
 from configs.schema import RunConfig
 
-LATER = (("optimizer", "kind", "adamw"),)
+LATER = (("optimizer", "kind", "adamw"), ("optimizer", "second_moment", "zero"), ("schedule", "warmup", "linear"))
 
 
 def run_id(config: RunConfig) -> str:

@@ -62,7 +62,7 @@ def outcome(status: Status) -> Row:
 
 @dataclass(frozen=True)
 class Sent:
-    """The note `mirrored.json`: digests of the lines that a place was given; empty where that is not certain."""
+    """The note `mirrored.json`: digests of the lines that a place has taken from `bcrit sync`."""
 
     place: str
     digests: tuple[str, ...] = ()
@@ -79,13 +79,13 @@ def digest(line: Row) -> str:
     return hashlib.blake2b(json.dumps(line).encode(), digest_size=4).hexdigest()
 
 
-def read_sent(run_dir: Path, place: str) -> Sent | None:
-    """The note on `place`; None if there is none that can be read."""
+def read_sent(run_dir: Path, place: str) -> Sent:
+    """The note on `place`; that nothing was sent if there is none that can be read."""
     try:
         note = read_json(run_dir / "mirrored.json")
-        return Sent(place, tuple(note["lines"])) if note["place"] == place else None
+        return Sent(place, tuple(note["lines"])) if note["place"] == place else Sent(place)
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return Sent(place)
 
 
 def write_sent(run_dir: Path, sent: Sent) -> None:

@@ -55,6 +55,11 @@ def check_optimizer(config: RunConfig) -> None:
                 f"optimizer.{name} = {getattr(optimizer, name):g}: optimizer.kind = {optimizer.kind} has no {name}; "
                 f"leave it at {default:g}"
             )
+    if optimizer.second_moment != "zero" and optimizer.kind != "adamw":
+        raise ConfigError(
+            f"optimizer.second_moment = {optimizer.second_moment}: optimizer.kind = {optimizer.kind} has no bias "
+            "correction that would make a warmup of it; leave it at zero"
+        )
     if optimizer.kind == "adafactor" and stage:
         raise ConfigError(
             f"optimizer.kind = adafactor with engine.zero_stage = {stage}: ZeRO flattens matrices, and Adafactor needs "

@@ -9,10 +9,11 @@ from itertools import pairwise
 from configs.errors import ConfigError
 from configs.manifest import count_sequences
 from configs.memory import Memory, check_memory, memory
+from configs.moments import check_noise
 from configs.mup import Role, rules
 from configs.optimizers import TRAITS, check_optimizer
 from configs.schema import ModelConfig, RunConfig
-from configs.svag import check_svag, read_tokens, step_tokens
+from configs.svag import check_svag, length_of, read_tokens, step_tokens
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def plan(config: RunConfig, hardware: Hardware) -> Plan:
     check_svag(config)
     _check_engine(config)
     micro_batch_seqs = _micro_batch(config, hardware)
+    check_noise(config, micro_batch_seqs)
     step_seqs = read_tokens(config) // config.model.seq_len
     _check_tokens_of_run(config)
     if config.log.sharpness.every_tokens:
@@ -229,6 +231,21 @@ def _check_tokens_of_run(config: RunConfig) -> None:
     if schedule.warmup_tokens > budget:
         raise ConfigError(
             f"schedule.warmup_tokens = {schedule.warmup_tokens} is above budget_tokens = {budget}: use less"
+        )
+    if schedule.warmup != "linear" and not schedule.warmup_tokens:
+        raise ConfigError(
+            f"schedule.warmup = {schedule.warmup} with schedule.warmup_tokens = 0: the search for the critical rate "
+            "starts at the first step of a warmup; give its length, or leave schedule.warmup at linear"
+        )
+    if schedule.warmup != "linear" and length_of(config) > 1:
+        raise ConfigError(
+            f"schedule.warmup = {schedule.warmup} with optimizer.svag = {config.optimizer.svag}: a critical rate is "
+            "one of the optimizer itself; leave schedule.warmup at linear, or svag empty"
+        )
+    if schedule.warmup != "linear" and config.branch:
+        raise ConfigError(
+            f"schedule.warmup = {schedule.warmup} in a branch: it starts before the first step, which was the trunk's; "
+            "leave it at linear, or train the run from scratch"
         )
     if schedule.kind == "wsd" and schedule.warmup_tokens > (1 - schedule.decay_fraction) * budget:
         raise ConfigError(

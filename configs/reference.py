@@ -4,14 +4,16 @@ from pydantic import BaseModel
 
 from configs.fields import FieldDoc, field_docs, group_of
 from configs.schema import RunConfig, StudyConfig
+from configs.site import SiteConfig
 
 
 def reference() -> str:
-    """A table per group of fields: those of a study, those of a run, and the groups within a run."""
+    """A table per group of fields: those of a study, of a run and of the groups within it, and of a cluster's site."""
     study = {name: doc for name, doc in field_docs(StudyConfig).items() if not name.startswith("base.")}
     base = StudyConfig.model_fields["base"]
     study["base"] = FieldDoc("a run, or the path of its file", "", base.description or "")
-    return "\n\n".join([_section("Study", StudyConfig, study), *run_sections()]) + "\n"
+    site = _section("Site", SiteConfig, dict(field_docs(SiteConfig)))
+    return "\n\n".join([_section("Study", StudyConfig, study), *run_sections(), site]) + "\n"
 
 
 def run_sections() -> list[str]:

@@ -47,6 +47,17 @@ class Readout(BaseModel):
     rms: dict[str, float]  # RMS of activations by module kind, on the first validation batch
 
 
+class WarmupStatus(BaseModel):
+    """What a warmup that looks at the loss came to (`schedule.warmup`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lr_start: float  # the critical rate before the first step, or the peak if that is less
+    passes: int  # forward passes that the search for it, and for later ones, took
+    reached_tokens: int | None  # T_reach: when the rate became the peak; None if it has not yet
+    saved_tokens: float | None  # T_save: what a linear warmup from 0 would have taken longer, less the passes
+
+
 class Status(BaseModel):
     """Where a run stands. The file, not an exit code, is the truth."""
 
@@ -62,6 +73,7 @@ class Status(BaseModel):
     tokens_per_s: float = 0.0
     spikes: int = 0  # steps whose loss stood out
     skipped: int = 0  # steps left out because of it
+    warmup: WarmupStatus | None = None
     peak_memory_bytes: int = 0
     world_size: int = 1
     zero_stage: int = 1

@@ -25,6 +25,7 @@ AboveOne = Annotated[float, Field(gt=1, allow_inf_nan=False), _Number]
 OptimizerKind = Literal[
     "adamw", "adam_lagged", "rmsprop", "rmsprop_lagged", "sign", "lion", "adafactor", "adagrad", "sgd"
 ]
+SecondMoment = Literal["zero", "gradient", "random"]
 AxisValues = Annotated[tuple[Any, ...], BeforeValidator(axis_values)]
 
 
@@ -104,6 +105,11 @@ class OptimizerConfig(Frozen):
     )
     beta1: Fraction = Field(default=0.9, description="Decay of the first moment, or momentum.")
     beta2: Fraction = Field(default=0.95, description="Decay of the second moment.")
+    second_moment: SecondMoment = Field(
+        default="zero",
+        description="Adam's second moment before the first step; gradient: the first gradient squared (GI-Adam), with "
+        "the bias corrections as they are; random: squares of a random direction of that gradient's norm, its control.",
+    )
     eps: PositiveFloat = Field(default=1e-8, description="Added to the root of the second moment, at base width.")
     weight_decay: NonNegative = Field(default=0.0, description="Decoupled decay of matrices; see decay_rule.")
     decay_rule: Literal["base_lr", "group_lr", "independent"] = Field(
@@ -126,7 +132,13 @@ class ScheduleConfig(Frozen):
     kind: Literal["constant", "wsd", "cosine", "linear"] = Field(
         default="constant", description="constant: one run gives every budget."
     )
-    warmup_tokens: Unsigned = Field(default=0, description="Linear warmup from 0, in tokens.")
+    warmup_tokens: Unsigned = Field(default=0, description="Length of the warmup in tokens; 0: none.")
+    warmup: Literal["linear", "critical", "catapult"] = Field(
+        default="linear",
+        description="linear: from 0 to the peak in warmup_tokens; critical: as steep, but from the critical rate, at "
+        "which the first step would raise the loss; catapult: to the critical rate of the moment, again whenever the "
+        "loss has come down since, until that is the peak.",
+    )
     decay_fraction: PositiveShare = Field(
         default=0.2, description="wsd: the last part of the budget, decayed linearly."
     )
@@ -168,6 +180,11 @@ class LogConfig(Frozen):
     every_tokens: PositiveInt | None = Field(
         default=None,
         description="Tokens between training-loss records (default: about 1/256 of the budget, whole steps).",
+    )
+    noise: Literal["gradients", "gains"] | None = Field(
+        default=None,
+        description="The gradient's noise: gradients: from micro-batches and ranks; gains: of the norms' gains, from "
+        "sequences, at one step in 8 (empty: none).",
     )
     sharpness: SharpnessConfig = SharpnessConfig()
     wandb: Literal["offline", "online", "disabled"] = Field(

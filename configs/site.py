@@ -81,7 +81,7 @@ class SiteConfig(Frozen):
     )
     launcher: Literal["srun", "deepspeed"] = Field(
         default="srun",
-        description="srun: one task a rank; deepspeed: its launcher with a hostfile (several nodes: ssh).",
+        description="srun: one task a rank; deepspeed: its launcher on each node, without ssh.",
     )
     setup: tuple[Line, ...] = Field(default=(), description="Lines of shell before anything else, e.g. module load.")
     python: Word | None = Field(default=None, description="Python of a job (empty: the one that submits).")

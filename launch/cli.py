@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from configs.errors import ConfigError
-from launch.commands import benching, checks, cluster, data, mirrors, recipes, reviewing, runs, studies, tables
+from launch.commands import benching, checks, cluster, data, mirrors, probes, recipes, reviewing, runs, studies, tables
 from launch.parser import parse
 
 
@@ -49,6 +49,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "review": reviewing.review_command,
     "predict": tables.predict_command,
     "rescale": recipes.rescale_command,
+    "lr-critical": probes.lr_critical_command,
     "universal": runs.universal_command,
     "export": runs.export_command,
     "surge": runs.surge_command,

@@ -85,12 +85,16 @@ def parser() -> argparse.ArgumentParser:
             "Collect a study's runs into its run table; `bcrit table import FILE` or `wandb PROJECT` reads others'.",
         ),
         ("analyse", "Fit the laws to the runs of a study, or to an imported table, and write laws.json."),
-        ("report", "Write a report: one HTML page that opens offline."),
+        ("report", "Write a report: one HTML page that opens offline; also a W&B Report if asked."),
     ):
         command = add(name, text)
         command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
         if name != "table":
             command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
+        if name == "report":
+            command.add_argument(
+                "--wandb", metavar="ENTITY/PROJECT", help="publish it in Weights & Biases, with live panels"
+            )
 
     command = add("review", "Check a report as a careful reviewer would: its numbers, runs, bounds, words and axes.")
     command.add_argument("report", type=Path, metavar="REPORT", help="directory of a report or of its study")
@@ -151,6 +155,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--rule", choices=tuple(RULES), help="default: the optimizer's; sqrt for Adam and RMSprop")
     command.add_argument("--noise-scale", type=_rate, metavar="TOKENS", help="as measured: warn of batches above it")
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
+
+    command = add("lr-critical", "Search the smallest learning rate at which one step raises the loss.")
+    command.add_argument(
+        "target",
+        type=Path,
+        metavar="RUN|CONFIG",
+        help="a run's directory, looked at where its newest checkpoint is, or a run's YAML file: before its first step",
+    )
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="override a field: model.width=256")
+    command.add_argument("--start", type=_rate, default=1e-4, help="first rate that is tried (default: 1e-4)")
+    command.add_argument("--highest", type=_rate, default=1.0, help="last rate that is tried (default: 1)")
+    command.add_argument("--delta", type=_rate, default=0.01, help="part by which the loss may rise (default: 0.01)")
+    command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
     command = add("universal", "Make a stopped run's checkpoint fit any number of ranks and ZeRO stage.")
     command.add_argument("run", type=Path, metavar="RUN", help="a run's directory, e.g. runs/quickstart/runs/<id>")

@@ -1,7 +1,8 @@
 """`bcrit sync`: run directories -> Weights & Biases, so that in the end the server has each row once.
 
-What is missing is what the server lacks, not what was sent once: a second sync sends nothing, and one after a crash, a
-resume that rewound, or lost requests sends the rest. Nothing is ever deleted.
+A line is there if the server counts it and the note in the run's directory says that it was sent as it is now. So a
+second sync sends nothing; after a crash, lost requests or a resume that rewound, lines are sent again to their places,
+and so are, once, those of a live mirror. Nothing is ever deleted.
 """
 
 from collections.abc import Callable, Sequence
@@ -105,8 +106,7 @@ def replay(server: Server, job: Job, there: There) -> int:
     place = place_of(server.url, *where)
     sent_lines, tries, concluded = 0, 0, False
     while tries < TRIES:
-        # Without a note the server's lines are this run's: whoever sent them numbered them as we do.
-        sent = read_sent(job.run_dir, place) or Sent(place, digests[: there.lines])
+        sent = read_sent(job.run_dir, place)
         first = min(there.lines, sent.unchanged(digests))
         ended = not final or there.state == final or (concluded and there.state != "running")
         if first == len(lines) and there.state and ended:
@@ -115,9 +115,6 @@ def replay(server: Server, job: Job, there: There) -> int:
             server.describe(*where, described(read_config(job.run_dir), job.study))
         beyond = min(first + CHUNK, len(lines))
         if beyond > first:
-            # Lines that replace others are uncertain until they are there; new ones are counted by the server.
-            uncertain = ("",) * (min(there.lines, beyond) - first)
-            write_sent(job.run_dir, Sent(place, digests[:first] + uncertain + digests[first + len(uncertain) : beyond]))
             server.send(*where, job.id, first, lines[first:beyond])
             write_sent(job.run_dir, Sent(place, digests[:beyond] + sent.digests[beyond:]))
             sent_lines += beyond - first

@@ -41,7 +41,17 @@ def test_imports_flow_one_way(path):
     ("package", "only"),
     [
         ("deepspeed", {"train/engine.py", "train/state.py", "train/universal.py", "train/export.py"}),
-        ("wandb", {"train/wandb_mirror.py", "launch/wandb_server.py", "analysis/wandb_runs.py"}),
+        (
+            "wandb",
+            {
+                "train/wandb_mirror.py",
+                "launch/wandb_server.py",
+                "analysis/wandb_runs.py",
+                "analysis/report/wandb_report.py",
+                "analysis/report/analysis_run.py",
+            },
+        ),
+        ("wandb_workspaces", {"analysis/report/wandb_report.py"}),
         ("mup", {"train/parametrization.py"}),
     ],
 )

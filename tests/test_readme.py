@@ -38,7 +38,7 @@ def test_links_lead_somewhere(target):
     assert (ROOT / target).exists()
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"^\| `bcrit ([a-z]+)", README, re.MULTILINE))))
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^\| `bcrit ([a-z-]+)", README, re.MULTILINE))))
 def test_commands_exist(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         parser().parse_args([command, "--help"])

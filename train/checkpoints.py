@@ -30,6 +30,7 @@ from configs.schema import RunConfig
 from train import universal
 from train.engine import Engine
 from train.intact import damage, seal
+from train.noise import NoiseState
 from train.ranks import on_rank_0, say
 
 BYTES_PER_PARAM = 20  # 4 of weights, 12 of master weights and moments, 4 of an average: the most that is written
@@ -47,6 +48,8 @@ class Position:
     spikes: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    noise: NoiseState = field(default_factory=NoiseState)
+    warmup: dict[str, Any] | None = None  # what a warmup that looks at the loss has found; see `train.warmup`
 
 
 def save(
@@ -161,7 +164,9 @@ def load(engine: Engine, checkpoint: Path, owner: str, config: RunConfig) -> Pos
             f"{shape[0]} at ZeRO-{shape[1]}: run `bcrit universal {checkpoint.parent.parent}` first, "
             "or resume as it was written"
         )
-    return Position(**{name: saved[name] for name in Position.__dataclass_fields__ if name in saved})
+    known: dict[str, Any] = {name: saved[name] for name in Position.__dataclass_fields__ if name in saved}
+    known["noise"] = NoiseState(**saved.get("noise", {}))
+    return Position(**known)
 
 
 def load_ema(checkpoint: Path) -> dict[str, torch.Tensor] | None:

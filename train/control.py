@@ -26,7 +26,7 @@ def launchers() -> list[int]:
     """The launcher processes above this one.
 
     A signal to DeepSpeed's runner ends it and leaves its ranks running, and so does SIGUSR1 or SIGKILL to the process
-    between; the ranks watch for that. A shell above them may end without a meaning.
+    between, and to SLURM's slurmstepd; the ranks watch for that. A shell above them may end without a meaning.
     """
     found, pid = [], os.getppid()
     while pid > 1 and _is_launcher(pid):
@@ -56,7 +56,7 @@ def _is_launcher(pid: int) -> bool:
         command = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
     except OSError:
         return False
-    return any(Path(part).name in LAUNCHERS for part in command)
+    return command[0].startswith("slurmstepd:") or any(Path(part).name in LAUNCHERS for part in command)
 
 
 def _parent(pid: int) -> int:

@@ -12,7 +12,7 @@ import os
 import platform
 import resource
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -183,20 +183,32 @@ def check_groups(engine: Engine, rows: Iterable[Row], config: RunConfig) -> None
 
 
 def optimizer_step(
-    engine: Engine, losses: Iterable[torch.Tensor], clip_norm: float, weights: Sequence[float] | None = None
+    engine: Engine,
+    losses: Iterable[torch.Tensor],
+    clip_norm: float,
+    weights: Sequence[float] | None = None,
+    after_backward: Callable[[float, bool], None] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step from the losses of this rank's micro-batches (each a mean over equally many tokens).
 
+    `weights`, of mean 1, multiply the micro-batches' gradients before they are averaged. `after_backward` is called
+    after each backward pass with its weight and whether it was the last, when no gradient is clipped yet; `before` when
+    the whole gradient is there (at ZeRO-0 clipped), before the step.
     Returns this rank's mean loss and the global norm of the mean gradient before clipping, both on the device.
-    `weights`, of mean 1, multiply the micro-batches' gradients before they are averaged.
     """
     total, count = torch.zeros((), device=engine.device), 0
     norm = None
     for loss in losses:
-        engine.backward(loss if weights is None else loss * weights[count])
+        weight = 1.0 if weights is None else weights[count]
+        engine.backward(loss if weights is None else loss * weight)
+        if after_backward is not None:
+            after_backward(weight, engine.is_gradient_accumulation_boundary())
         total, count = total + loss.detach(), count + 1
         if engine.is_gradient_accumulation_boundary() and not engine.zero_optimization_stage():
             norm = nn.utils.clip_grad_norm_(engine.module.parameters(), clip_norm or float("inf"))
+        if before is not None and engine.is_gradient_accumulation_boundary():
+            before()
         engine.step()
     if norm is None:
         norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=engine.device)

@@ -4,7 +4,7 @@ Windows are partitioned by index over ranks; each rank runs the same number of f
 window with weight 0), so no rank waits for another; sums are reduced once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from train.model import loss_of
+from train.ranks import mean_over_ranks
 
 OBSERVED_WINDOWS = 8  # a fixed number, so that sizes of activations do not depend on the micro-batch
 
@@ -35,6 +38,12 @@ def validate(network: nn.Module, windows: np.ndarray, micro_batch_seqs: int, dev
     network.train()
     dist.all_reduce(total)
     return (total[0] / total[1]).item()
+
+
+@torch.no_grad()
+def look_ahead(network: nn.Module, micro: Sequence[torch.Tensor]) -> float:
+    """The mean loss of micro-batches (B, S + 1), equally large, over all ranks: that of a step before it is taken."""
+    return mean_over_ranks([torch.stack([loss_of(network, batch) for batch in micro]).mean()])[0]
 
 
 @torch.no_grad()

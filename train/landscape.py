@@ -17,10 +17,9 @@ from configs.schema import ModelConfig
 from train.engine import Engine, device
 from train.model import loss_of, skeleton
 from train.ranks import world
-from train.state import MOMENTS, WEIGHT, link_moments, read
+from train.state import WEIGHT, link_moments, read, step_of
 
 Weights = dict[str, Tensor]
-Loss = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,13 @@ class Quadratic:
     hessian: Callable[[Tensor], Tensor]  # (n,) -> (n,)
 
 
-def loss_on(model: ModelConfig, tokens_BS1: Tensor) -> Loss:
-    """The mean cross-entropy of a model on this rank's token ids (B, S + 1), in nats, as a function of its weights."""
+def loss_of_weights(model: ModelConfig) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
+    """The mean cross-entropy of a model, in nats, as a function of its weights and token ids (B, S + 1)."""
     network = skeleton(model)
     network.set_attn_implementation("eager")
     network.model.rotary_emb = type(network.model.rotary_emb)(network.config).to(device())
 
-    def loss(weights: Mapping[str, Tensor]) -> Tensor:
+    def loss(weights: Mapping[str, Tensor], tokens_BS1: Tensor) -> Tensor:
         return loss_of(lambda **inputs: functional_call(network, dict(weights), kwargs=inputs), tokens_BS1)
 
     return loss
@@ -49,15 +48,16 @@ def whole_weights(engine: Engine) -> Weights:
     return _copies(engine, WEIGHT)
 
 
-def whole_moment(engine: Engine, key: str) -> Weights:
-    """A copy of an optimizer moment by parameter name, zero before the first step; to be called on all ranks."""
-    if not engine.basic_optimizer.state:
-        return {
-            name: torch.zeros(getattr(p, "ds_shape", p.shape), device=device())
-            for name, p in engine.module.named_parameters()
-        }
-    link_moments(engine)
-    return _copies(engine, key)
+def whole_state(engine: Engine) -> tuple[dict[str, Weights], float]:
+    """Copies of the optimizer's moments, by key and parameter name, and its steps; to be called on all ranks.
+
+    Before the first step there are none.
+    """
+    states = engine.basic_optimizer.state
+    keys = {key for state in states.values() for key, value in state.items() if torch.is_tensor(value)} - {"step"}
+    if keys:
+        link_moments(engine)
+    return {key: _copies(engine, key) for key in sorted(keys)}, step_of(engine)
 
 
 def flat(tensors: Mapping[str, Tensor]) -> Tensor:
@@ -65,7 +65,7 @@ def flat(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors.values()])
 
 
-def quadratic(loss: Loss, weights: Weights) -> Quadratic:
+def quadratic(loss: Callable[[Mapping[str, Tensor]], Tensor], weights: Weights) -> Quadratic:
     """Value, gradient and Hessian of the mean over ranks of `loss` at `weights`.
 
     The graph of the gradient is kept, so that a product costs one backward pass through it.
@@ -99,6 +99,3 @@ def _copies(engine: Engine, key: str) -> Weights:
         assert value is not None, f"{key} of {name} cannot be read"
         found[name] = value.detach().float().clone()
     return found
-
-
-__all__ = ["MOMENTS", "Loss", "Quadratic", "Weights", "flat", "loss_on", "quadratic", "whole_moment", "whole_weights"]

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,17 @@ from train.data.prefetch import prefetched
 from train.divergence import MAX_SKIPPED, divergence, spikes
 from train.ema import averaged, start_ema, update_ema
 from train.engine import Engine, check_groups, device, device_label, optimizer_step, set_groups, set_lr
-from train.evaluate import activation_sizes, validate
+from train.evaluate import activation_sizes, look_ahead, validate
 from train.metrics import Record
 from train.model import loss_of
+from train.noise import NoiseProbe, noise_row
 from train.pace import Pace
 from train.parametrization import Row
 from train.ranks import agree, mean_over_ranks
 from train.schedules import step_shape
+from train.second_moment import start_second_moment
 from train.sharpness import open_probe, probe_sharpness
+from train.warmup import Warmup, advance_warmup, climbing, start_warmup, summary
 
 
 def train(
@@ -105,7 +109,10 @@ def train(
         nonlocal checkpointed, losses, fresh
         with pace.aside():
             losses, fresh = losses + mean_over_ranks(fresh), []
+            if noise is not None:
+                position.noise.pending += mean_over_ranks(noise.taken()[0])
             position.tokens, position.pending, position.seconds = tokens, losses, record.status.seconds
+            position.warmup = asdict(warmup) if looks else None
             position.readouts = [readout.model_dump() for readout in record.status.readouts]
             checkpoints.save(engine, run_dir, config, position, ema)
             if dist.get_rank() == 0:
@@ -114,8 +121,15 @@ def train(
 
     def rate(tokens: int) -> float:
         """The learning rate of the step that follows `tokens`."""
-        return recipe.lr * step_shape(config.schedule, config.budget_tokens, batch_tokens, tokens)
+        shape = step_shape(config.schedule, config.budget_tokens, batch_tokens, tokens, warmup.found)
+        return recipe.lr * shape
 
+    noise = NoiseProbe(engine, config, plan) if config.log.noise else None
+    if position.tokens == plan.start_tokens:
+        position.noise.since = plan.start_tokens
+    warmup, looks = Warmup(**position.warmup or {}), []
+    if config.schedule.warmup != "linear":
+        looks = list(samples(train_store, config, plan, 0).to(where).split(plan.micro_batch_seqs))
     probe = open_probe(train_store, config, plan) if config.log.sharpness.every_tokens else None
 
     def probed(tokens: int) -> None:
@@ -129,6 +143,10 @@ def train(
     limit = config.explode_ratio * record.status.readouts[0].loss
     state: State = "finished"
     lr, seen, skipping = config.lr, math.nan, config.on_spike == "skip"
+    if looks and position.warmup is None:
+        warmup, row = start_warmup(engine, config, looks)
+        write(row)
+        record.update(warmup=summary(warmup, config))
     first = position.tokens
     if first == plan.start_tokens:
         probed(first)
@@ -138,8 +156,16 @@ def train(
     with closing(batches):
         for begin, mine in pace.waiting(batches):
             tokens = begin + batch_tokens
+            if climbing(warmup, config):
+                with pace.aside():
+                    row = advance_warmup(warmup, engine, config, looks, begin)
+                if row is not None:
+                    write(row)
+                record.update(warmup=summary(warmup, config))
             lr = rate(begin)
             set_lr(engine, lr)
+            step, reading = (tokens - plan.start_tokens) // batch_tokens, tokens in plan.readout_tokens
+            recording = reading or step % plan.log_every_steps == 0
             micro = [batch.to(where, non_blocking=True) for batch in mine.split(plan.micro_batch_seqs)]
             stands_out, level = False, position.level
             if skipping:
@@ -151,18 +177,30 @@ def train(
                 position.skipped_in_a_row += 1
                 grad_norm = None
             else:
+                first_of_adam = config.optimizer.second_moment != "zero" and not engine.basic_optimizer.state
+                if noise is not None:
+                    noise.begin(step, recording)
                 loss, grad_norm = optimizer_step(
-                    engine, (loss_of(engine, batch) for batch in micro), config.optimizer.clip_norm, weights
+                    engine,
+                    (loss_of(engine, batch) for batch in micro),
+                    config.optimizer.clip_norm,
+                    weights,
+                    after_backward=noise.after_backward if noise is not None else None,
+                    before=(lambda: start_second_moment(engine, config)) if first_of_adam else None,
                 )
+                if noise is not None:
+                    noise.after_step()
                 fresh.append(loss)
                 position.skipped_in_a_row, position.level = 0, level
             if ema is not None:
                 update_ema(ema, network, forgotten)
 
-            step, reading = (tokens - plan.start_tokens) // batch_tokens, tokens in plan.readout_tokens
-            recording = reading or step % plan.log_every_steps == 0 or position.skipped_in_a_row > MAX_SKIPPED
+            recording = recording or position.skipped_in_a_row > MAX_SKIPPED
             if recording:
                 losses, fresh = losses + mean_over_ranks(fresh), []  # waits for the device
+                if noise is not None:
+                    new, sizes = (mean_over_ranks(vectors) for vectors in noise.taken())
+                    position.noise.pending += new
             pace.step()
             if recording:
                 train_loss = sum(losses) / len(losses) if losses else None
@@ -170,6 +208,8 @@ def train(
                 found, level = (0, position.level) if skipping else spikes(losses, position.level, config.spike_ratio)
                 row |= {"grad_norm": None if grad_norm is None else grad_norm.item(), "spikes": found}
                 write(row | pace.record())
+                if noise is not None and (measured := noise_row(config, plan, position.noise, sizes, tokens)):
+                    write(measured)
                 position.spikes += found
                 record.update(tokens_per_s=pace.tokens_per_s(), spikes=position.spikes, skipped=position.skipped)
                 reason, position.level, losses = divergence(losses, limit), level, []
@@ -223,12 +263,6 @@ def micro_batch_weights(config: RunConfig, plan: Plan) -> list[float] | None:
     if len(weights) == 1:
         return None
     return [len(weights) * weight for weight in weights for _ in range(plan.accumulation // len(weights))]
-
-
-@torch.no_grad()
-def look_ahead(network: torch.nn.Module, micro: list[torch.Tensor]) -> float:
-    """The loss of a step before it is taken, the mean over all ranks."""
-    return mean_over_ranks([torch.stack([loss_of(network, batch) for batch in micro]).mean()])[0]
 
 
 def checkpoint_due(config: RunConfig, plan: Plan, tokens: int, checkpointed: float) -> bool:

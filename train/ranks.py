@@ -71,8 +71,8 @@ def agree(mine: bool, other: bool, device: torch.device) -> tuple[bool, bool]:
     return bool(first), bool(second)
 
 
-def mean_over_ranks(values: list[torch.Tensor]) -> list[float]:
-    """Each rank's scalars as means over all ranks."""
+def mean_over_ranks(values: list[torch.Tensor]) -> list[Any]:
+    """Each rank's scalars (or vectors of one length) as means over all ranks."""
     if not values:
         return []
     stacked = torch.stack(values).double()

@@ -17,6 +17,7 @@ from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_grad,
     safe_get_full_optimizer_state,
+    safe_get_local_grad,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
     safe_set_local_fp32_param,
@@ -67,6 +68,22 @@ def read(engine: Engine, parameter: nn.Parameter, key: str) -> torch.Tensor | No
 def read_gradient(engine: Engine, parameter: nn.Parameter) -> torch.Tensor | None:
     """The whole gradient, a mean over ranks, between the last backward pass of a step and the step; on all ranks."""
     return parameter.grad if engine.zero_optimization_stage() == 0 else safe_get_full_grad(parameter)
+
+
+def local_gradient(engine: Engine, parameter: Any) -> torch.Tensor | None:
+    """This rank's share of the mean gradient, at the same point; None if it has none. At stage 0 all have all."""
+    stage = engine.zero_optimization_stage()
+    if stage == 0:
+        return parameter.grad
+    if stage == 3:
+        return safe_get_local_grad(parameter)  # with zeros behind the last parameter's end
+    mapping = parameter._hp_mapping
+    if mapping is None:
+        return None
+    share = mapping.get_lp_grad_fragment(parameter._index_in_param_group).flatten()
+    address = mapping.lp_fragment_address
+    # In bf16 at stage 1 every rank keeps the sum of all, and owns its part of it.
+    return share.narrow(0, address.start, address.numel) if share.numel() == parameter.numel() else share
 
 
 def write(engine: Engine, parameter: nn.Parameter, key: str, value: torch.Tensor) -> None:

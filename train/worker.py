@@ -41,10 +41,10 @@ from train.data.batches import open_split
 from train.data.open import open_corpus
 from train.engine import device_memory
 from train.loop import train
+from train.mirror import Tell, mirroring
 from train.provenance import write_provenance
 from train.ranks import on_rank_0, say, together
 from train.tell import teller
-from train.wandb_mirror import open_mirror
 
 PREEMPTED = 85  # exit code of a run that was stopped and can be resumed
 BUSY = "another process works on it"
@@ -104,24 +104,25 @@ def run_claimed(
     that failed after `since` is not tried again.
     """
     code, first, waiting = 0, True, list(run_dirs)
-    while waiting:
-        busy = []
-        for run_dir in waiting:
-            if on_rank_0(stop):
-                return PREEMPTED
-            obstacle = on_rank_0(lambda run_dir=run_dir: _take(run_dir, since))
-            if obstacle in (BUSY, UNBORN) and study != "single":
-                busy.append(run_dir)
-            elif obstacle:
-                say(f"{run_dir}: {obstacle}")
-                code = max(code, on_rank_0(lambda run_dir=run_dir: _code_without(run_dir)))
-            else:
-                outcome = _attempt(study, run_dir, data_dir, stop, launched if first else None)
-                code, first = max(code, outcome), False
-        if len(busy) == len(waiting):
-            time.sleep(WAIT_S)
-        waiting = busy
-    return code
+    with mirroring() as tell:
+        while waiting:
+            busy = []
+            for run_dir in waiting:
+                if on_rank_0(stop):
+                    return PREEMPTED
+                obstacle = on_rank_0(lambda run_dir=run_dir: _take(run_dir, since))
+                if obstacle in (BUSY, UNBORN) and study != "single":
+                    busy.append(run_dir)
+                elif obstacle:
+                    say(f"{run_dir}: {obstacle}")
+                    code = max(code, on_rank_0(lambda run_dir=run_dir: _code_without(run_dir)))
+                else:
+                    outcome = _attempt(study, run_dir, data_dir, stop, launched if first else None, tell)
+                    code, first = max(code, outcome), False
+            if len(busy) == len(waiting):
+                time.sleep(WAIT_S)
+            waiting = busy
+        return code
 
 
 def _take(run_dir: Path, since: float) -> str | None:
@@ -186,13 +187,15 @@ def _without_trunk(run_dir: Path, since: float) -> str | None:
     return UNBORN
 
 
-def _attempt(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> int:
+def _attempt(
+    study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None, tell: Tell
+) -> int:
     """Train a claimed run and give it back; the exit code it asks for."""
     own_stop = stop_watch((run_dir / "STOP",), ())
     beating = heartbeat(run_dir) if dist.get_rank() == 0 else contextlib.nullcontext()
     try:
         with beating:
-            state = run_one(study, run_dir, data_dir, lambda: stop() or own_stop(), launched)
+            state = run_one(study, run_dir, data_dir, lambda: stop() or own_stop(), launched, tell)
         return PREEMPTED if state == "preempted" else 0
     except ConfigError as error:  # found by all ranks alike
         say(f"error: {error}")
@@ -204,6 +207,7 @@ def _attempt(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool]
             raise  # the other ranks are inside a collective call; only the launcher can end them
     finally:
         if dist.get_rank() == 0:
+            tell(ended=run_dir.resolve())
             release(run_dir)
     return 1
 
@@ -236,7 +240,9 @@ def _record_failure(run_dir: Path, message: str) -> None:
             write_status(run_dir, failed(read_status(run_dir), message, time.time()))
 
 
-def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None) -> str:
+def run_one(
+    study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool], launched: float | None, tell: Tell
+) -> str:
     """Train one run that this worker has claimed; `launched` is when the worker was, for its first run."""
     config = read_config(run_dir)
     planned, corpus = together(lambda: check(config, data_dir))
@@ -251,19 +257,17 @@ def run_one(study: str, run_dir: Path, data_dir: Path, stop: Callable[[], bool],
     on_rank_0(describe)
     if launched is not None:
         previous = previous.model_copy(update={"startup_seconds": time.time() - launched})
-    listeners = []
-    if dist.get_rank() == 0:
-        listeners = [open_mirror(config, run_dir, study), *([teller(planned, run_dir)] if study == "single" else [])]
-
-    def on_row(row: dict[str, Any]) -> None:
-        for hear, _ in listeners:
-            hear(row)
-
+    if dist.get_rank() == 0 and config.log.wandb != "disabled":
+        tell(run_dir=run_dir.resolve(), study=study, attempt=previous.attempt + 1)
+    on_row, at_end = teller(planned, run_dir) if study == "single" and dist.get_rank() == 0 else (_silent, _silent)
     with built(config, planned) as (engine, rows):
         status = train(engine, rows, config, planned, stores, run_dir, previous, stop, on_row)
-    for _, at_end in listeners:
-        at_end(status)
+    at_end(status)
     return status.state
+
+
+def _silent(heard: object) -> None:
+    """For who has nobody to talk to."""
 
 
 def _lineage(run_dir: Path, config: RunConfig) -> dict[str, Any] | None:

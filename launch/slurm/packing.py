@@ -24,9 +24,8 @@ def pack(seconds: Sequence[float], wanted: int, limit_s: float) -> tuple[tuple[i
     task of its own, and goes on when that is requeued. Long tasks come first.
     """
     order = sorted(range(len(seconds)), key=lambda index: (-seconds[index], index))
-    count = (
-        max(1, wanted, int(sum(min(length, limit_s) for length in seconds) / limit_s)) if limit_s > 0 else len(order)
-    )
+    least = int(sum(min(length, limit_s) for length in seconds) / limit_s) if limit_s > 0 else len(order)
+    count = max(1, wanted, least)
     while True:
         tasks: list[list[int]] = [[] for _ in range(min(count, len(order)))]
         loads = [(0.0, task) for task in range(len(tasks))]

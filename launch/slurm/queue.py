@@ -75,7 +75,7 @@ def cancel(jobs: Iterable[int], *, only_pending: bool = False) -> None:
 
 
 def cancel_step(step: str) -> None:
-    """End the processes of a step, such as `123.0`. Raises ConfigError."""
+    """End the processes of a step, such as `123_4.0`. Raises ConfigError."""
     _call(["scancel", "--signal=KILL", step], f"scancel {step}")
 
 
@@ -84,13 +84,13 @@ def requeue(key: str) -> None:
     _call(["scontrol", "requeue", key], f"scontrol requeue {key}")
 
 
-def steps(job: int) -> list[str]:
-    """Steps of a running job that srun has started, such as `123.0`; none if that cannot be found out."""
+def steps(key: str) -> list[str]:
+    """Steps of a running job that srun has started, such as `123_4.0`; none if that cannot be found out."""
     try:
-        names = _call(["squeue", "-h", "-s", "-j", str(job), "-o", "%i"], "squeue").split()
+        names = _call(["squeue", "-h", "-s", "-j", key.partition("_")[0], "-o", "%i"], "squeue").split()
     except ConfigError:
         return []
-    return [name for name in names if name.rpartition(".")[2].isdigit()]
+    return [name for name in names if name.startswith(f"{key}.") and name.rpartition(".")[2].isdigit()]
 
 
 def hosts(nodelist: str) -> list[str]:

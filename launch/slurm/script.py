@@ -49,6 +49,7 @@ def array_script(job: Job, site: SiteConfig, tasks: range, at_a_time: int | None
         "--data-dir": job.data_dir,
         "--ranks": job.ranks,
         "--launcher": site.launcher,
+        "--signal-seconds": site.signal_seconds,
     }
     command = " ".join(f"{name} {shlex.quote(str(value))}" for name, value in arguments.items())
     device = [] if site.gpus_per_node else ["export DS_ACCELERATOR=cpu"]

@@ -1,17 +1,18 @@
 """Where every run of a study stands, from its files, and from the queue where there is one."""
 
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.claims import HEARTBEAT_LIMIT_S, heard, owner_of, process_alive
 from configs.plan import start_tokens
 from configs.rundir import ENDED, parked, read_config, read_json, read_status, run_dir_of
 from launch.slurm import queue
 from launch.slurm.submission import Submitted, submissions
 
 UNDER_WAY = 3  # exit code
-SILENCE_S = 120.0  # a run whose status is older than this is not running where there is no queue to ask
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _standing(
     state, note = status.state, status.message
     if parked(status):
         state = "parked"
-    elif state == "running" and now - status.updated > SILENCE_S and not slurm_state.startswith("RUNNING"):
+    elif state == "running" and not _worked_on(run_dir, facts, now):
         state, note = "preempted", "interrupted"
     left = None
     if state == "running" and status.tokens_per_s:
@@ -108,6 +109,17 @@ def _standing(
             note = "; ".join(filter(None, (note, how)))
     done = config.budget_tokens - start if state in ENDED else max(0, status.tokens - start)
     return Standing(identity, state, done, config.budget_tokens - start, left, key_text(queued) if queued else "", note)
+
+
+def _worked_on(run_dir: Path, facts: Facts | None, now: float) -> bool:
+    """Whether the process that has claimed a run is at work, as far as can be seen from here."""
+    owner = owner_of(run_dir)
+    task = (owner.get("launch") or "").partition(" ")[0]
+    if not owner or (task and facts and task not in map(key_text, facts.queued)):
+        return False
+    if owner["host"] == socket.gethostname():
+        return process_alive(owner["pid"], owner["started"])
+    return now - heard(run_dir) < HEARTBEAT_LIMIT_S
 
 
 def key_text(key: queue.Key) -> str:

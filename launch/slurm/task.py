@@ -24,6 +24,8 @@ from launch.slurm import queue
 from launch.slurm.line import failures, left_of, progress, read_line
 from launch.slurm.script import logs_of
 from launch.slurm.workers import (
+    attend,
+    end_ranks,
     ending,
     first_error,
     free_port,
@@ -36,7 +38,8 @@ from launch.slurm.workers import (
 FINE = (0, 85)  # exit codes of a worker that did its work, or was stopped and can go on
 PATIENCE = 3  # launches without any progress before a task gives up
 STARTS = 5  # and starts of the task
-STEP_GRACE_S = 30.0
+STOP_SHARE = 0.75  # of the time before the limit, for a checkpoint
+REQUEUE_PAUSES_S = (5.0, 10.0, 20.0)  # the controller may be away for a moment
 KILL_WAIT_S = 300.0
 
 
@@ -51,16 +54,32 @@ class Task:
     runs: tuple[str, ...]
     cache: Path  # on this node, for this job
     asked: list[int] = field(default_factory=list)  # signals so far
+    asked_at: float | None = None  # time.monotonic of the first
+
+    parent: int = field(default_factory=os.getppid)
 
     @property
     def stop_file(self) -> Path:
-        """Asks the worker to checkpoint and end; rank 0 runs on this node."""
-        return self.cache / "STOP"
+        """Asks the worker to checkpoint and end; rank 0 runs on this node. It is this start's alone."""
+        return Path(f"{self.cache}-{self.restart}-{os.getpid()}.stop")
+
+    def ask(self, number: int) -> None:
+        """Ask the worker to stop, after a signal."""
+        self.asked.append(number)
+        self.asked_at = self.asked_at or time.monotonic()
+        with contextlib.suppress(OSError):
+            self.stop_file.touch()
+
+    def when_asked(self) -> float | None:
+        """When it was first asked to stop (time.monotonic); losing SLURM's batch step is like being ended by it."""
+        if not self.asked and os.getppid() != self.parent:
+            self.ask(signal.SIGTERM)
+        return self.asked_at
 
     @property
     def stopped(self) -> bool:
         """Whether to start nothing more."""
-        return bool(self.asked) or (self.study_dir / "STOP").exists()
+        return self.when_asked() is not None or (self.study_dir / "STOP").exists()
 
 
 def main() -> int:
@@ -73,6 +92,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--launcher", choices=("srun", "deepspeed"), default="srun")
+    parser.add_argument("--signal-seconds", type=int, default=120, help="from SLURM's signal to the time limit")
     arguments = parser.parse_args()
     environment = os.environ
     try:
@@ -92,7 +112,6 @@ def main() -> int:
     code, message = 2, ""
     try:
         task.cache.mkdir(parents=True, exist_ok=True)
-        task.stop_file.unlink(missing_ok=True)
         task.runs = read_line(arguments.manifest, arguments.sha256, arguments.first + index, task.study_dir)
         code, message = _work(task, arguments)
     except ConfigError as error:
@@ -100,6 +119,7 @@ def main() -> int:
     except OSError as error:  # above all a full disk
         message = f"{error.filename or 'the disk'}: {error.strerror}"
     finally:
+        task.stop_file.unlink(missing_ok=True)
         shutil.rmtree(task.cache, ignore_errors=True)
     if message:
         _say(f"error: {message}")
@@ -154,8 +174,12 @@ def _launch(task: Task, arguments: argparse.Namespace, runs: tuple[str, ...], ho
     named = f"{task.key} {task.restart}.{launch}"
     environment = os.environ | {LAUNCH: named, "MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
     _say(f"launch {named}: {len(runs)} runs on {' '.join(hosts)}, port {address[1]}")
-    code = subprocess.Popen(command, env=environment).wait()
-    _end_steps(task)
+    mark, grace_s = str(task.stop_file), STOP_SHARE * arguments.signal_seconds
+    code = attend(subprocess.Popen(command, env=environment), mark, task.when_asked, grace_s)
+    if end_ranks(task.key, mark, task.stop_file):
+        _say("its launcher was gone before its ranks; they have ended")
+        if not task.asked:
+            task.stop_file.unlink(missing_ok=True)
     if code not in FINE:
         reason = first_error(log_since(log, offset)) or ending(code)
         _say(f"launch {named} ended with exit code {code}: {reason}")
@@ -169,27 +193,9 @@ def _blame(task: Task, launch: str, reason: str, since: float) -> None:
     for identity in task.runs:
         run_dir = run_dir_of(task.study_dir, identity)
         status = read_status(run_dir)
-        recorded = status.state in ENDED or (status.state == "failed" and status.updated >= since)
+        recorded = status.state in (*ENDED, "preempted") or (status.state == "failed" and status.updated >= since)
         if owner_of(run_dir).get("launch") == launch and not recorded:
             write_status(run_dir, failed(status, reason, time.time()))
-
-
-def _end_steps(task: Task) -> None:
-    """Wait for the ranks of a launcher that died alone: first they are asked to checkpoint, then they are ended."""
-    if not (steps := queue.steps(task.job)):
-        return
-    _say(f"the launcher is gone, its ranks are asked to stop: {' '.join(steps)}")
-    task.stop_file.touch()
-    deadline = time.monotonic() + STEP_GRACE_S
-    while (steps := queue.steps(task.job)) and time.monotonic() < deadline:
-        time.sleep(1.0)
-    for step in steps:
-        with contextlib.suppress(ConfigError):
-            queue.cancel_step(step)
-    while queue.steps(task.job) and time.monotonic() < deadline + STEP_GRACE_S:
-        time.sleep(1.0)
-    if not task.asked:
-        task.stop_file.unlink(missing_ok=True)
 
 
 def _restarted_in_vain(task: Task) -> str:
@@ -221,12 +227,16 @@ def _record_path(task: Task) -> Path:
 def _requeue(task: Task) -> int:
     """Put this element back into the queue, and wait for SLURM to end it."""
     _say(f"requeue {task.key}")
-    try:
-        queue.requeue(task.key)
-    except ConfigError as error:
-        _say(f"error: {error}; go on with `bcrit resubmit {task.study_dir}`")
-        _record(task, {"message": str(error)})
-        return 1
+    for pause in (*REQUEUE_PAUSES_S, None):
+        try:
+            queue.requeue(task.key)
+            break
+        except ConfigError as error:
+            _say(f"error: {error}")
+            if pause is None:
+                _record(task, {"message": f"{error}; go on with `bcrit resubmit`"})
+                return 1
+            time.sleep(pause)
     deadline = time.monotonic() + KILL_WAIT_S
     while signal.SIGTERM not in task.asked and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -236,13 +246,8 @@ def _requeue(task: Task) -> int:
 def _listen(task: Task) -> None:
     """From now on signals ask the worker to stop."""
 
-    def note(number: int, frame: object) -> None:
-        task.asked.append(number)
-        with contextlib.suppress(OSError):
-            task.stop_file.touch()
-
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
+        signal.signal(number, lambda number, frame: task.ask(number))
 
 
 def _say(text: str) -> None:

@@ -1,16 +1,22 @@
 """One launch of a task's worker: the command, its address, and what its log says when it dies."""
 
+import contextlib
 import os
 import re
 import shlex
 import signal
 import socket
-from collections.abc import Iterable
+import subprocess
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from configs.errors import ConfigError
 from launch.slurm import queue
 
+LOOK_S = 1.0
+ALONE_S = 15.0  # a launcher without ranks
+GRACE_S = 30.0  # ranks without a launcher
 PORTS = range(12000, 32000)  # below those that systems hand out by themselves
 _ERROR = re.compile(
     r"^(?:\[?rank\d+\]?:? *)?((?:[\w.]*(?:Error|Exception|Interrupt)\b|[Ee]rror: |slurmstepd: error: ).*)"
@@ -62,6 +68,63 @@ def free_port(job: int, launch: int) -> int:
                 continue
             return port
     raise ConfigError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free on {socket.gethostname()}")
+
+
+def processes(mark: str) -> list[int]:
+    """Processes of a worker on this node, srun left out: those that have `mark` in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(mark.encode() in word for word in words) and not words[0].endswith(b"srun"):
+            found.append(int(path.parent.name))
+    return found
+
+
+def attend(launcher: subprocess.Popen, mark: str, asked_at: Callable[[], float | None], grace_s: float) -> int:
+    """Wait for a worker to end; its launcher's exit code.
+
+    The launcher is killed if it goes on without ranks, as srun does when their slurmstepd has died, or if the ranks
+    have not stopped `grace_s` after `asked_at` (time.monotonic; None: they were not asked to).
+    """
+    seen, last_seen = False, time.monotonic()
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return launcher.wait(timeout=LOOK_S)
+        now = time.monotonic()
+        if processes(mark):
+            seen, last_seen = True, now
+        asked = asked_at()
+        if (seen and now - last_seen > ALONE_S) or (asked is not None and now - asked > grace_s):
+            launcher.kill()
+
+
+def end_ranks(key: str, mark: str, stop_file: Path) -> bool:
+    """See to it that no rank of a worker is left whose launcher has ended; whether there was one.
+
+    They are asked to checkpoint, and killed after GRACE_S; on other nodes by SLURM.
+    """
+
+    def left() -> bool:
+        return bool(processes(mark) or queue.steps(key))
+
+    if not left():
+        return False
+    stop_file.touch()
+    deadline = time.monotonic() + GRACE_S
+    while left() and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+    for step in queue.steps(key):
+        with contextlib.suppress(ConfigError):
+            queue.cancel_step(step)
+    for pid in processes(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while left() and time.monotonic() < deadline + GRACE_S:
+        time.sleep(LOOK_S)
+    return True
 
 
 def log_since(path: Path | None, offset: int) -> str:
