@@ -49,8 +49,8 @@ class Measured:
 
 def measure(searches: Sequence[Search], up_to: float | None = None) -> Measured:
     """Best steps of all batches, ascending, and B_noise by those of at most `up_to` tokens (see `noise_batch`)."""
-    steps, *known = _known(searches)
-    return Measured(steps, *noise_batch(*known, up_to), notes=tuple(_notes(steps, up_to)))
+    steps, batch, lr, drop = _known(searches)
+    return Measured(steps, *noise_batch(batch, lr, drop, up_to), notes=tuple(_notes(steps, up_to)))
 
 
 def form_of(searches: Sequence[Search], tokens: int) -> tuple[tuple[LrLaw, ...], LrLawVerdict]:
