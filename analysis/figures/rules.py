@@ -127,7 +127,7 @@ def _records(runs: Sequence[Run], kind: str, of: Callable[[dict, Run], float | N
         if row["kind"] == kind and (value := of(dict(row), run)) is not None
     ]
     frame = pd.DataFrame(rows, columns=pd.Index(["rule", "factor", "tokens", "quantity", "value"]))
-    return frame.groupby(["rule", "factor", "tokens", "quantity"], as_index=False)["value"].mean()
+    return frame.groupby(["rule", "factor", "tokens", "quantity"])["value"].mean().reset_index()
 
 
 def _curves(plot, data: pd.DataFrame, wanted: Sequence[tuple[str, str]]) -> None:  # noqa: ANN001

@@ -49,11 +49,11 @@ def rule_verdict(found: Sequence[Distance]) -> str:
 def svag_verdict(found: Sequence[Gap]) -> str:
     """Whether runs with more noise and smaller steps end where the optimizer does."""
     parts = "; ".join(f"l = {gap.factor:g}: {written(gap.gap, '{:+.4f}')} nats" for gap in found)
-    ends = [(gap.gap.low, gap.gap.high) for gap in found]
-    if any(low is None or high is None for low, high in ends):
+    ends = [(gap.gap.low, gap.gap.high) for gap in found if gap.gap.low is not None and gap.gap.high is not None]
+    if len(ends) < len(found):
         return f"Without intervals (one seed, or diverged runs) nothing can be said of the SDE: {parts}"
-    if all(low <= 0 <= high for low, high in ends):  # pyright: ignore[reportOperatorIssue]
-        reach = max(max(abs(low), abs(high)) for low, high in ends)  # pyright: ignore[reportArgumentType]
+    if all(low <= 0 <= high for low, high in ends):
+        reach = max(max(abs(low), abs(high)) for low, high in ends)
         return f"No run is told apart from the optimizer's, to within {reach:.4f} nats, as the SDE wants it: {parts}"
     return f"Runs end elsewhere than the optimizer's, so the SDE does not describe it here to this accuracy: {parts}"
 
