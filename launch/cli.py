@@ -56,6 +56,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "mup": checks.mup_command,
     "coordcheck": checks.coordcheck_command,
     "transfer": checks.transfer_command,
+    "rules": checks.rules_command,
     "bench": benching.bench_command,
     "data prepare": data.prepare_command,
     "data verify": data.verify_command,

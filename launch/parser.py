@@ -207,6 +207,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, help="directory of the result (default: runs/coordcheck-<config>)")
     command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
 
+    command = add("rules", "Compare a study's runs under scaling rules, or SVAG: which rule held, and where it fails.")
+    command.add_argument("directory", type=Path, metavar="DIR", help="a study, such as runs/rule-check")
+
     command = add("transfer", "Sweep learning rates over widths: does the best one stay where it is?")
     command.add_argument(
         "target",

@@ -121,12 +121,12 @@ def run_blocks(analysis: Analysis, entity: str, project: str, studies: Sequence[
         wr.P("Loss curves, noise scale and throughput against tokens; a point a run against its peak learning rate."),
         wr.PanelGrid(runsets=runsets, panels=[*_tiled(curves)]),
         wr.H3("U-curves"),
-        wr.PanelGrid(runsets=runsets, panels=u_curves),
+        wr.PanelGrid(runsets=runsets, panels=[*u_curves]),
     ]
 
 
 def _curve(title: str, y: list[str], title_y: str, log_y: bool = False) -> wr.LinePlot:
-    return wr.LinePlot(title=title, x="tokens", y=y, log_x=True, log_y=log_y, title_x="tokens", title_y=title_y)
+    return wr.LinePlot(title=title, x="tokens", y=[*y], log_x=True, log_y=log_y, title_x="tokens", title_y=title_y)
 
 
 def analysis_blocks(analysis: Analysis, figures: Sequence[Figure], entity: str, project: str, run: str) -> list[Any]:
@@ -135,7 +135,7 @@ def analysis_blocks(analysis: Analysis, figures: Sequence[Figure], entity: str, 
     logged = [key for row in estimates(analysis) for key in row]
     keys = {kind: [key for key in dict.fromkeys(logged) if key.startswith(f"{kind}/")] for kind in KINDS}
     curves = [
-        wr.LinePlot(title=title, x=x, y=keys[kind], log_x=True, log_y=True, title_x=x.replace("_", " "), title_y=unit)
+        wr.LinePlot(title=title, x=x, y=[*keys[kind]], log_x=True, log_y=True, title_x=x, title_y=unit)
         for kind, (title, x, unit) in KINDS.items()
         if keys[kind]
     ]

@@ -40,6 +40,7 @@ PATIENCE = 3  # launches without any progress before a task gives up
 STARTS = 5  # and starts of the task
 STOP_SHARE = 0.75  # of the time before the limit, for a checkpoint
 REQUEUE_PAUSES_S = (5.0, 10.0, 20.0)  # the controller may be away for a moment
+CLEAN_S = 20.0
 KILL_WAIT_S = 300.0
 
 
@@ -119,8 +120,7 @@ def main() -> int:
     except OSError as error:  # above all a full disk
         message = f"{error.filename or 'the disk'}: {error.strerror}"
     finally:
-        task.stop_file.unlink(missing_ok=True)
-        shutil.rmtree(task.cache, ignore_errors=True)
+        _clean(task)
     if message:
         _say(f"error: {message}")
     _record(task, {"code": code, "message": message})
@@ -196,6 +196,16 @@ def _blame(task: Task, launch: str, reason: str, since: float) -> None:
         recorded = status.state in (*ENDED, "preempted") or (status.state == "failed" and status.updated >= since)
         if owner_of(run_dir).get("launch") == launch and not recorded:
             write_status(run_dir, failed(status, reason, time.time()))
+
+
+def _clean(task: Task) -> None:
+    """Leave nothing on the nodes."""
+    task.stop_file.unlink(missing_ok=True)
+    if (nodes := int(os.environ.get("SLURM_JOB_NUM_NODES", 1))) > 1:
+        srun = ["srun", "--mpi=none", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run([*srun, "rm", "-rf", str(task.cache)], timeout=CLEAN_S, capture_output=True)
+    shutil.rmtree(task.cache, ignore_errors=True)
 
 
 def _restarted_in_vain(task: Task) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from configs.claims import process_start
 from configs.identity import run_id
-from configs.rundir import Status, create_run, run_dir_of, write_json, write_status
+from configs.rundir import Status, create_run, path_of, run_dir_of, write_json, write_status
 from configs.schema import RunConfig
 from launch.slurm.line import left_of, read_line
 from launch.slurm.standing import UNDER_WAY, Facts, exit_code, standings, task_errors
@@ -131,6 +131,20 @@ def test_a_task_takes_what_is_left_and_failures_last(tmp_path):
         "parked, it failed 3 times: boom",
         "its STOP file asks to leave it; remove that to go on",
     ]
+
+
+def test_a_branch_waits_for_its_trunk(tmp_path):
+    study = Study(tmp_path, Status(state="failed", failures=1, message="boom"))
+    (trunk,) = study.ids
+    config = {"data": {"fingerprint": "f"}, "branch": {"parent": trunk, "tokens": 2**16}}
+    branch = RunConfig.model_validate(config)
+    run_dir = run_dir_of(study.dir, run_id(branch))
+    create_run(run_dir, branch)
+    left = left_of(study.dir, (run_dir.name,))
+    assert left.runs == ()
+    assert left.obstacles == (f"{run_dir.name}: its trunk {trunk} has not come to 65536 tokens (failed)",)
+    path_of(run_dir_of(study.dir, trunk), 2**16).mkdir(parents=True)
+    assert left_of(study.dir, (run_dir.name,)).runs == (run_dir.name,)
 
 
 def test_a_line_of_the_manifest(tmp_path):

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from analysis.table import build_table
-from configs.rundir import manifest_ids
+from configs.rundir import manifest_ids, read_config, read_status, run_dir_of
 from launch.slurm.submission import submissions
 from tests.slurm.conftest import BASE
 
@@ -58,3 +58,23 @@ def test_forty_runs_under_a_concurrency_limit_come_to_their_report(user, forty):
 
 def _code(study_dir):
     return json.loads((study_dir / "slurm/001/submission.json").read_text())["code"]
+
+
+DECAY = BASE.replace("engine:", "schedule: {kind: wsd, decay_fraction: 0.5}\n  engine:")
+TRUNK = f"""{DECAY}
+trunk: {{at: decay}}
+axes: {{budget_tokens: [2^11, 2^12], batch_tokens: [2^8]}}
+"""
+
+
+def test_trunks_are_an_array_before_that_of_their_branches(user):
+    out = user.home / "trunks"
+    done = user.bcrit("submit", user.study("trunks", TRUNK), "--site", user.site(), "--out", out)
+    assert done.returncode == 0, done.stderr
+    (submitted,) = submissions(out)
+    trunks, branches = sorted(submitted.jobs)
+    parents = {read_config(run_dir_of(out, i)).branch.parent for i in submitted.runs((branches, 0))}
+    assert parents == set(submitted.runs((trunks, 0)))
+    assert f"afterany:{trunks}_*" in user.cluster.run("squeue", "-h", "-j", branches, "-o", "%E")
+    user.cluster.drain(200)
+    assert {read_status(run_dir_of(out, i)).state for i in manifest_ids(out)} == {"finished"}, user.logs(out)
