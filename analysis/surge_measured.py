@@ -82,6 +82,7 @@ def scales(surge: Surge) -> Iterator[str]:
     yield f"validity bound pi sigma^2 / (2 mu^2), of the mean square mu / sigma: {_both(p.bound, p.seq_len)}"
     yield f"Theorem 3 holds within 10 % up to {_both(p.holds_to, p.seq_len)}"
     yield f"lr_max {written(p.lr_max, '{:.3g}')}, largest drop {written(p.drop_max, '{:.3g}')} nats (Theorems 3, 5)"
+    yield f"gradient noise scale tr Sigma / |G|^2: {_both(p.noise_scale, p.seq_len)}"
     yield (
         f"B_noise from where lr*(B) bends instead of the drop: {_both(p.signs_noise[0], p.seq_len)} with the signs as "
         f"they are, {_both(m.noise_from_lr, p.seq_len)} by line search"
