@@ -97,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
             )
 
     command = add("review", "Check a report as a careful reviewer would: its numbers, runs, bounds, words and axes.")
-    command.add_argument("report", type=Path, metavar="REPORT", help="directory of a report or of its study")
+    command.add_argument(
+        "report", metavar="REPORT", help="directory of a report or of its study, or the address of a W&B Report"
+    )
     command.add_argument("--table", type=Path, metavar="FILE", help="the run table (default: the one beside the page)")
 
     for name, text in (

@@ -49,9 +49,10 @@ def test_imports_flow_one_way(path):
                 "analysis/wandb_runs.py",
                 "analysis/report/wandb_report.py",
                 "analysis/report/analysis_run.py",
+                "analysis/review/published.py",
             },
         ),
-        ("wandb_workspaces", {"analysis/report/wandb_report.py"}),
+        ("wandb_workspaces", {"analysis/report/wandb_report.py", "analysis/review/published.py"}),
         ("mup", {"train/parametrization.py"}),
     ],
 )
