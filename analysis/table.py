@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.noise_scale import Moments, last_scale
+from analysis.stability import catapults
+from analysis.trajectories import trajectory
 from configs.expressions import number_text
 from configs.fields import NOT_SCIENCE, values
 from configs.moments import half_life_tokens
@@ -50,6 +52,18 @@ COLUMNS: dict[str, str] = {
     "schedule": "kind of learning-rate schedule",
     "parametrization": "mup or sp",
     "setting": "fields in which runs of the study differ at the same N, T, B, lr and seed; empty if there are none",
+    "optimizer": "kind of optimizer",
+    "second_moment": "Adam's second moment before the first step: zero, gradient (GI-Adam) or random",
+    "warmup": "what the warmup starts from and follows: linear, critical or catapult",
+    "warmup_tokens": "length of the warmup that was asked for; 0: none",
+    "lr_start": "critical: the rate before the first step; empty for linear, as are the next three",
+    "warmup_passes": "forward passes that the search for critical rates took",
+    "reached_tokens": "T_reach: tokens after which the rate was the peak; empty if it never was",
+    "saved_tokens": "T_save: tokens saved of a linear warmup, a forward pass counted as half a step",
+    "sharpness_init": "largest Hessian eigenvalue before the first step, if the run has sharpness probes",
+    "preconditioned_init": "that of Adam's P^-1 H",
+    "catapults": "times that the probe batch's loss rose by 5 % when P^-1 H was above its threshold",
+    "vocab_size": "rows of the embedding",
     "precision": "compute precision",
     "zero_stage": "DeepSpeed ZeRO stage",
     "world_size": "number of ranks",
@@ -181,6 +195,12 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status) -> dict[str, An
         "branch_tokens": start_tokens(config),
         "schedule": config.schedule.kind,
         "parametrization": config.model.parametrization,
+        "optimizer": config.optimizer.kind,
+        "second_moment": config.optimizer.second_moment,
+        "warmup": config.schedule.warmup,
+        "warmup_tokens": config.schedule.warmup_tokens,
+        **_about_warmup(run_dir, config, status),
+        "vocab_size": config.model.vocab_size,
         "precision": config.precision,
         "zero_stage": status.zero_stage,
         "world_size": status.world_size,
@@ -198,6 +218,23 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status) -> dict[str, An
 def _step_noise(run_dir: Path, tokens: int) -> float | None:
     path = run_dir / "surge" / f"{tokens:015d}" / "surge.json"
     return read_json(path)["measured"]["noise_from_drop"]["value"] if path.exists() else None
+
+
+def _about_warmup(run_dir: Path, config: RunConfig, status: Status) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if status.warmup:
+        found = {
+            "lr_start": status.warmup.lr_start,
+            "warmup_passes": status.warmup.passes,
+            "reached_tokens": status.warmup.reached_tokens,
+            "saved_tokens": status.warmup.saved_tokens,
+        }
+    probes = trajectory(run_dir, config) if config.log.sharpness.every_tokens else pd.DataFrame()
+    if len(probes):
+        first = probes.iloc[0]
+        found |= {"sharpness_init": first["sharpness"], "preconditioned_init": first["preconditioned"]}
+        found["catapults"] = len(catapults(probes["loss"].tolist(), probes["ratio"].tolist()).starts)
+    return found
 
 
 def _code_version(run_dir: Path) -> str | None:

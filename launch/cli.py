@@ -49,6 +49,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Console], int]] = {
     "review": reviewing.review_command,
     "predict": tables.predict_command,
     "rescale": recipes.rescale_command,
+    "warmup": probes.warmup_command,
     "lr-critical": probes.lr_critical_command,
     "universal": runs.universal_command,
     "export": runs.export_command,

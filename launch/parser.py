@@ -158,6 +158,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--noise-scale", type=_rate, metavar="TOKENS", help="as measured: warn of batches above it")
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
 
+    command = add("warmup", "Phase diagrams of warmup, and how sharp the loss was on the way: one HTML page.")
+    command.add_argument("study", type=Path, metavar="DIR", help="directory of a study such as warmup_phase")
+
     command = add("lr-critical", "Search the smallest learning rate at which one step raises the loss.")
     command.add_argument(
         "target",
