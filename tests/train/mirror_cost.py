@@ -71,9 +71,12 @@ def main(blocks: int) -> None:
                     ends[-1] = time.perf_counter()
                 return False
 
-            train(engine, rows, config, planned, stores, run_dir, read_status(run_dir), step_ended, lambda row: None)
-            mirrors = set(descendants(os.getpid())) - {server}
-            switch(mirrors, on=True)
+            before = read_status(run_dir)
+            try:
+                train(engine, rows, config, planned, stores, run_dir, before, step_ended, lambda row: None)
+            finally:  # what is stopped would stay for ever
+                mirrors = set(descendants(os.getpid())) - {server}
+                switch(mirrors, on=True)
             busy = sum(map(cpu_seconds, mirrors))
             began = time.perf_counter()
             tell(ended=run_dir)
