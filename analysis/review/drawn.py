@@ -14,7 +14,7 @@ from configs.errors import ConfigError
 
 KEY = ["width", "tokens", "batch_tokens"]
 SCALES = {"learning rate": "log", "tokens": "log", "loss": "linear"}  # what an axis title holds -> how it is scaled
-UNITS = ("tokens", "nats", "at base width", "width N", "RMS")
+UNITS = ("tokens", "nats", "at base width", "width N", "RMS", "agreement of signs", "best η of one step")
 BOUNDS = {
     "up": "low",
     "right": "low",
@@ -62,8 +62,13 @@ def _wanted_scale(title: str) -> str | None:
 
 
 def _title(section: Section, evidence: Evidence, where: str) -> Iterator[Finding]:
-    """The optimum depends on the schedule: it stands in every title."""
-    if is_steps(evidence) or "schedule" not in evidence.table or evidence.table["schedule"].isna().all():
+    """The optimum depends on the schedule: it stands in every title but that of single steps from a checkpoint."""
+    if (
+        section.name == "surge-checkpoint"
+        or is_steps(evidence)
+        or "schedule" not in evidence.table
+        or evidence.table["schedule"].isna().all()
+    ):
         return
     schedules = sorted(evidence.table["schedule"].dropna().unique())
     heading = next((text for kind, text in section.blocks if kind == "h3"), "")
