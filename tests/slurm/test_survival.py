@@ -155,9 +155,7 @@ def disturb(how: str, key: str, study_dir: Path, cluster, chance: random.Random)
     if how == "node":
         node = cluster.run("squeue", "-h", "-j", chance.choice(sorted(running)), "-o", "%N").strip()
         cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-        time.sleep(3)
-        cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
-        return True
+        return True  # it comes back by itself, since its daemon is well (ReturnToService)
     if not (pids := victims(study_dir, cluster)[how]):
         return False
     send([chance.choice(sorted(pids))], signal.SIGKILL)
