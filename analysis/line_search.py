@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.jackknife import covariance, mean_replicates, ratio, student
-from analysis.results import Estimate, bounded
+from analysis.laws import Points, fit_lr_laws
+from analysis.results import Estimate, LrLaw, LrLawVerdict, bounded
 
 Array = NDArray[np.floating]
 MIN_BATCHES = 3
@@ -48,14 +49,26 @@ class Measured:
 
 def measure(searches: Sequence[Search], up_to: float | None = None) -> Measured:
     """Best steps of all batches, ascending, and B_noise by those of at most `up_to` tokens (see `noise_batch`)."""
-    vertices = [_vertex(search) for search in searches]
-    steps = tuple(_step(s, vertex) for s, vertex in zip(searches, vertices, strict=True))
-    used = [i for i, step in enumerate(steps) if step.lr.status == "ok" and step.loss_drop.status == "ok"]
-    batch = np.array([searches[i].batch_tokens for i in used])
-    replicates = 1 + len(searches[0].drop) if searches else 0
-    lr, drop = (np.array([vertices[i][which] for i in used]).reshape(-1, replicates).T for which in (0, 1))
-    noises = noise_batch(batch, lr, drop, up_to)
-    return Measured(steps, *noises, notes=tuple(_notes(steps, up_to)))
+    steps, batch, lr, drop = _known(searches)
+    return Measured(steps, *noise_batch(batch, lr, drop, up_to), notes=tuple(_notes(steps, up_to)))
+
+
+def form_of(searches: Sequence[Search], tokens: int) -> tuple[tuple[LrLaw, ...], LrLawVerdict]:
+    """The forms of eta*(B) fitted to the measured best rates, and which of them they prefer (`laws.fit_lr_laws`).
+
+    Errors of the batches are taken for independent. The blocks give them in common a part of their error, which moves
+    the level and not the form. `tokens`: where the checkpoint is.
+    """
+    _, batch, lr, _ = _known(searches)
+    points = Points(
+        width=np.zeros(batch.size),
+        tokens=np.full(batch.size, np.log2(tokens)),
+        batch=np.log2(batch),
+        lr=np.log2(lr[0]),
+        covariance=np.diag(np.diag(covariance(np.log2(lr)))),
+        noise_dof=len(lr) - 2,
+    )
+    return fit_lr_laws(points, tokens=tokens)
 
 
 def noise_batch(batch: Array, lr: Array, drop: Array, up_to: float | None = None) -> tuple[Estimate, Estimate]:
@@ -88,6 +101,17 @@ def _notes(steps: Sequence[Step], up_to: float | None) -> Iterator[str]:
             f"fewer than {MIN_BATCHES} batches lie below {up_to:.3g} tokens, where Theorem 3 ends: B_noise from steps "
             "is fitted to all batches, as the one at which a step lowers the loss half as far as the largest does"
         )
+
+
+def _known(searches: Sequence[Search]) -> tuple[tuple[Step, ...], Array, Array, Array]:
+    """All steps; and of those with a best rate, the batches (b,), and replicates (K + 1, b) of rate and drop."""
+    vertices = [_vertex(search) for search in searches]
+    steps = tuple(_step(s, vertex) for s, vertex in zip(searches, vertices, strict=True))
+    used = [i for i, step in enumerate(steps) if step.lr.status == "ok" and step.loss_drop.status == "ok"]
+    batch = np.array([searches[i].batch_tokens for i in used], float)
+    replicates = 1 + len(searches[0].drop)
+    lr, drop = (np.array([vertices[i][which] for i in used], float).reshape(-1, replicates).T for which in (0, 1))
+    return steps, batch, lr, drop
 
 
 def _vertex(search: Search) -> tuple[Array, Array]:

@@ -33,22 +33,26 @@ def two_batch(small_sq: ArrayLike, big_sq: ArrayLike, small: float, big: float) 
 
 
 def smoothed_scale(
-    tokens: ArrayLike, moments: Moments, half_life_tokens: float, unit: str = "tokens"
+    tokens: ArrayLike, moments: Moments, half_life_tokens: float, unit: str = "tokens", start: float = 0.0
 ) -> Iterator[Estimate]:
     """The noise scale at each of `tokens` (n,), increasing, over what came before with weights halved every half-life.
+
+    The first row stands for the tokens since `start`.
 
     With a 95 % interval of the ratio (Fieller) from the scatter of the estimates; where |G|^2 is not above zero for
     sure, the noise scale is only bounded from below.
     """
     tokens = np.asarray(tokens, float)
-    span = np.diff(tokens, prepend=0.0)  # a row stands for the tokens since the last one
-    for end in range(tokens.size):
-        seen = slice(end + 1)
-        yield _ratio(
-            Moments(*(m[seen] for m in moments)),
-            span[seen] * 0.5 ** ((tokens[end] - tokens[seen]) / half_life_tokens),
-            unit,
-        )
+    for end in range(1, tokens.size + 1):
+        yield last_scale(tokens[:end], Moments(*(m[:end] for m in moments)), half_life_tokens, unit, start)
+
+
+def last_scale(
+    tokens: Array, moments: Moments, half_life_tokens: float, unit: str = "tokens", start: float = 0.0
+) -> Estimate:
+    """The noise scale at the last of `tokens` (n,), as `smoothed_scale` has it."""
+    span = np.diff(tokens, prepend=start)
+    return _ratio(moments, span * 0.5 ** ((tokens[-1] - tokens) / half_life_tokens), unit)
 
 
 def signal_to_noise(moments: Moments, batch: float) -> Array:

@@ -29,6 +29,19 @@ def adam_threshold(lr: float, beta1: float) -> float:
     return (2 + 2 * beta1) / ((1 - beta1) * lr) if lr > 0 else inf
 
 
+def threshold(optimizer: str, lr: float, beta1: float) -> float | None:
+    """Threshold of the pre-conditioned sharpness for a kind of optimizer; None for those that have no P."""
+    match optimizer:
+        case "adamw":
+            return adam_threshold(lr, beta1)
+        case "rmsprop":
+            return gd_threshold(lr)
+        case "sgd":
+            return momentum_threshold(lr, beta1)
+        case _:
+            return None
+
+
 @dataclass(frozen=True)
 class Catapults:
     """Excursions of the loss, from the first probe above the lowest loss before it to the last one in a row."""

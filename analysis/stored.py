@@ -32,7 +32,8 @@ def write_import(imported: Imported, source: Path, mapping: Mapping, out: Path) 
     if out.is_dir() and any(out.iterdir()) and not (out / RECORD).exists():
         raise ConfigError(f"--out {out}: it holds something else than an import; choose another directory")
     out.mkdir(parents=True, exist_ok=True)
-    tables = _by_group(imported.table.assign(study=source.stem))
+    named = imported.table if "study" in imported.table else imported.table.assign(study=source.stem)
+    tables = _by_group(named)
     for name, table in tables.items():
         (out / name).mkdir(exist_ok=True)
         write_table(table, out / name)

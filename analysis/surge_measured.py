@@ -10,8 +10,8 @@ import pandas as pd
 
 from analysis.console import written
 from analysis.figures.frames import numeric, spread
-from analysis.line_search import Measured, Search, measure
-from analysis.results import Estimate
+from analysis.line_search import Measured, Search, form_of, measure
+from analysis.results import Estimate, LrLaw, LrLawVerdict
 from analysis.surge_prediction import Prediction, Sums, predict_surge
 from configs.rundir import read_json, write_atomic, write_json
 
@@ -25,6 +25,8 @@ class Surge:
     about: dict[str, Any]
     prediction: Prediction
     measured: Measured
+    forms: tuple[LrLaw, ...]  # of eta*(B), fitted to the line search's
+    verdict: LrLawVerdict
 
 
 def read_surge(file: Path) -> Surge:
@@ -38,7 +40,7 @@ def read_surge(file: Path) -> Surge:
     arrays = Sums(*(np.array(sums[name], float) for name in Sums._fields))
     prediction = predict_surge(arrays, content["seq_len"], about["block_seqs"])
     searches = [Search(row["batch_tokens"], np.array(row["lr"]), np.array(row["drop"])) for row in steps]
-    return Surge(about, prediction, measure(searches, prediction.holds_to.value))
+    return Surge(about, prediction, measure(searches, prediction.holds_to.value), *form_of(searches, about["tokens"]))
 
 
 def surges_of(study_dir: Path) -> tuple[Surge, ...]:
@@ -80,10 +82,14 @@ def scales(surge: Surge) -> Iterator[str]:
     yield f"validity bound pi sigma^2 / (2 mu^2), of the mean square mu / sigma: {_both(p.bound, p.seq_len)}"
     yield f"Theorem 3 holds within 10 % up to {_both(p.holds_to, p.seq_len)}"
     yield f"lr_max {written(p.lr_max, '{:.3g}')}, largest drop {written(p.drop_max, '{:.3g}')} nats (Theorems 3, 5)"
+    yield f"gradient noise scale tr Sigma / |G|^2: {_both(p.noise_scale, p.seq_len)}"
     yield (
         f"B_noise from where lr*(B) bends instead of the drop: {_both(p.signs_noise[0], p.seq_len)} with the signs as "
         f"they are, {_both(m.noise_from_lr, p.seq_len)} by line search"
     )
+    aicc = {law.form: law.aicc for law in surge.forms if law.aicc is not None}
+    behind = ", ".join(f"{form} {aicc[form] - min(aicc.values()):.1f}" for form in sorted(aicc, key=aicc.__getitem__))
+    yield f"form of lr*(B) by line search: {surge.verdict.verdict}; AICc above the lowest: {behind or 'unknown'}"
 
 
 def curve(surge: Surge) -> pd.DataFrame:

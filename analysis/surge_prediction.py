@@ -41,6 +41,8 @@ class Sums(NamedTuple):
     agreed: Array  # (b, K, K) mean_i V_i^k V_i^l, with V^k = sign g of a batch B of block k, as it was
     signs_along: Array  # (b, K, K) V^k . mu^l
     signs_bend: Array  # (b, K) V^k . H V^k
+    gradient_sq: Array  # (K, K) sum_i g_i^k g_i^l, without m
+    noise_sq: Array  # () sum_i sigma_i^2, without m
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Prediction:
     drop_max: Estimate  # Theorem 5
     bound: Estimate  # pi / (2 mean r_i^2), far below which Theorem 3 holds
     signs_noise: tuple[Estimate, Estimate]  # from where lr*(B) and the drop of Lemma 1 bend (`line_search.noise_batch`)
+    noise_scale: Estimate  # of the gradient, tr Sigma / |G|^2 (McCandlish et al. 2018), which knows no Hessian
     holds_to: Estimate  # batch at which sum E_i mu_i is 10 % behind its small-batch form, sqrt(B)
     curve: tuple[Predicted, ...]
     notes: tuple[str, ...]
@@ -122,6 +125,9 @@ def predict_surge(sums: Sums, seq_len: int, block_seqs: int) -> Prediction:
         drop_max=drop_max,
         bound=in_tokens(ratio(np.full_like(square, np.pi), 2 * square, "tokens", how), seq_len),
         signs_noise=noise_batch(tokens, *lemma, holds_to.value),
+        noise_scale=in_tokens(
+            ratio(np.full(blocks + 1, sums.noise_sq), pair_replicates(sums.gradient_sq), "tokens", how), seq_len
+        ),
         holds_to=holds_to,
         curve=curve,
         notes=tuple(_notes(resolved, above_zero(trace), noise, holds_to, curve)),

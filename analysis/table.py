@@ -5,12 +5,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from analysis.noise_scale import Moments, last_scale
+from analysis.stability import catapults
+from analysis.trajectories import trajectory
 from configs.expressions import number_text
 from configs.fields import NOT_SCIENCE, values
+from configs.moments import half_life_tokens
 from configs.plan import n_params, start_tokens
-from configs.rundir import Status, manifest_ids, read_config, read_json, read_status, run_dir_of, write_atomic
+from configs.rundir import (
+    Status,
+    manifest_ids,
+    read_config,
+    read_json,
+    read_metrics,
+    read_status,
+    run_dir_of,
+    write_atomic,
+)
 from configs.schema import RunConfig
 
 KINDS = ("embedding", "attention", "ffn", "residual", "logits")
@@ -38,11 +52,27 @@ COLUMNS: dict[str, str] = {
     "schedule": "kind of learning-rate schedule",
     "parametrization": "mup or sp",
     "setting": "fields in which runs of the study differ at the same N, T, B, lr and seed; empty if there are none",
+    "optimizer": "kind of optimizer",
+    "second_moment": "Adam's second moment before the first step: zero, gradient (GI-Adam) or random",
+    "warmup": "what the warmup starts from and follows: linear, critical or catapult",
+    "warmup_tokens": "length of the warmup that was asked for; 0: none",
+    "lr_start": "critical: the rate before the first step; empty for linear, as are the next three",
+    "warmup_passes": "forward passes that the search for critical rates took",
+    "reached_tokens": "T_reach: tokens after which the rate was the peak; empty if it never was",
+    "saved_tokens": "T_save: tokens saved of a linear warmup, a forward pass counted as half a step",
+    "sharpness_init": "largest Hessian eigenvalue before the first step, if the run has sharpness probes",
+    "preconditioned_init": "that of Adam's P^-1 H",
+    "catapults": "times that the probe batch's loss rose by 5 % when P^-1 H was above its threshold",
+    "vocab_size": "rows of the embedding",
     "precision": "compute precision",
     "zero_stage": "DeepSpeed ZeRO stage",
     "world_size": "number of ranks",
     "data_fingerprint": "hash of the packed data",
     "code_version": "commit that trained it",
+    "noise_scale": "gradient noise scale in tokens, smoothed up to this readout, if the run logs its noise",
+    "noise_scale_low": "lower end of its 95 % interval",
+    "noise_scale_high": "upper end; this and the scale itself are empty if the mean gradient may be zero",
+    "noise_of": "gradients of all parameters, or of the norms' gains",
     "spikes": "steps whose training loss stood out (spike_ratio)",
     "skipped": "steps left out because of it (on_spike)",
     "tokens_per_s": "training speed of the last attempt",
@@ -107,6 +137,7 @@ def _rows(run_dir: Path, config: RunConfig, about_study: dict[str, Any]) -> list
     status = read_status(run_dir)
     by_tokens = {readout.tokens: readout for readout in status.readouts}
     start = by_tokens.get(0)
+    noise = _noise(run_dir) if config.log.noise else []
     rows = []
     for tokens in dict.fromkeys((*config.readout_tokens, config.budget_tokens)):
         readout = by_tokens.get(tokens)
@@ -121,10 +152,31 @@ def _rows(run_dir: Path, config: RunConfig, about_study: dict[str, Any]) -> list
                 "loss_init": start.loss if start else None,
                 "step_noise": _step_noise(run_dir, tokens),
             }
+            | (_noise_scale(noise, config, tokens) if readout else {})
             | {f"rms_{kind}": value for kind, value in (readout.rms if readout else {}).items()}
             | {f"rms_{kind}_init": value for kind, value in (start.rms if start else {}).items()}
         )
     return rows
+
+
+def _noise(run_dir: Path) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(run_dir) if row["kind"] == "noise"]
+
+
+def _noise_scale(noise: list[dict[str, Any]], config: RunConfig, tokens: int) -> dict[str, Any]:
+    """Of the records of the gradient's noise up to `tokens`; nothing without any."""
+    seen = [row for row in noise if row["tokens"] <= tokens]
+    if not seen:
+        return {}
+    start, at = start_tokens(config), np.array([row["tokens"] for row in seen], float)
+    moments = Moments(*(np.array([row[name] for row in seen], float) for name in Moments._fields))
+    scale = last_scale(at, moments, half_life_tokens(config.budget_tokens - start), start=start)
+    return {
+        "noise_scale": scale.value,
+        "noise_scale_low": scale.low,
+        "noise_scale_high": scale.high,
+        "noise_of": seen[-1]["of"],
+    }
 
 
 def _about_run(run_dir: Path, config: RunConfig, status: Status) -> dict[str, Any]:
@@ -143,6 +195,12 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status) -> dict[str, An
         "branch_tokens": start_tokens(config),
         "schedule": config.schedule.kind,
         "parametrization": config.model.parametrization,
+        "optimizer": config.optimizer.kind,
+        "second_moment": config.optimizer.second_moment,
+        "warmup": config.schedule.warmup,
+        "warmup_tokens": config.schedule.warmup_tokens,
+        **_about_warmup(run_dir, config, status),
+        "vocab_size": config.model.vocab_size,
         "precision": config.precision,
         "zero_stage": status.zero_stage,
         "world_size": status.world_size,
@@ -160,6 +218,23 @@ def _about_run(run_dir: Path, config: RunConfig, status: Status) -> dict[str, An
 def _step_noise(run_dir: Path, tokens: int) -> float | None:
     path = run_dir / "surge" / f"{tokens:015d}" / "surge.json"
     return read_json(path)["measured"]["noise_from_drop"]["value"] if path.exists() else None
+
+
+def _about_warmup(run_dir: Path, config: RunConfig, status: Status) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if status.warmup:
+        found = {
+            "lr_start": status.warmup.lr_start,
+            "warmup_passes": status.warmup.passes,
+            "reached_tokens": status.warmup.reached_tokens,
+            "saved_tokens": status.warmup.saved_tokens,
+        }
+    probes = trajectory(run_dir, config) if config.log.sharpness.every_tokens else pd.DataFrame()
+    if len(probes):
+        first = probes.iloc[0]
+        found |= {"sharpness_init": first["sharpness"], "preconditioned_init": first["preconditioned"]}
+        found["catapults"] = len(catapults(probes["loss"].tolist(), probes["ratio"].tolist()).starts)
+    return found
 
 
 def _code_version(run_dir: Path) -> str | None:

@@ -57,7 +57,7 @@ def outcome(status: Status) -> Row:
     """What a run's summary says beyond the last row: its state, its validation loss, and that at every readout."""
     readouts = {f"loss_{readout.tokens}": readout.loss for readout in status.readouts}
     last = {"loss": status.readouts[-1].loss} if status.state == "finished" and status.readouts else {}
-    return {"state": status.state, "zero_stage": status.zero_stage, **last, **readouts}
+    return {"state": status.state, **last, **readouts}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from configs.moments import check_noise
 from configs.mup import Role, rules
 from configs.optimizers import TRAITS, check_optimizer
 from configs.schema import ModelConfig, RunConfig
-from configs.svag import check_svag, read_tokens, step_tokens
+from configs.svag import check_svag, length_of, read_tokens, step_tokens
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,11 @@ def _check_tokens_of_run(config: RunConfig) -> None:
         raise ConfigError(
             f"schedule.warmup = {schedule.warmup} with schedule.warmup_tokens = 0: the search for the critical rate "
             "starts at the first step of a warmup; give its length, or leave schedule.warmup at linear"
+        )
+    if schedule.warmup != "linear" and length_of(config) > 1:
+        raise ConfigError(
+            f"schedule.warmup = {schedule.warmup} with optimizer.svag = {config.optimizer.svag}: a critical rate is "
+            "one of the optimizer itself; leave schedule.warmup at linear, or svag empty"
         )
     if schedule.warmup != "linear" and config.branch:
         raise ConfigError(

@@ -10,7 +10,7 @@
                  /checkpoints/<tokens>/
                  /claim.json       which process works on it
                  /mirrored.json    what a Weights & Biases server was sent (configs.mirrored)
-                 /wandb/           the Weights & Biases mirror
+                 /wandb/           the Weights & Biases client's own files
 """
 
 import json

@@ -16,7 +16,7 @@ TINY = (  # the quickstart's runs
 )
 TEN_M = (
     "precision=fp32",
-    "batch_tokens=2^11",
+    "batch_tokens=2^10",
     "budget_tokens=2^17",
     "schedule.warmup_tokens=0",
     "data.valid_tokens=2^13",
@@ -44,7 +44,7 @@ def cases(config: Path | None, overrides: Sequence[str], quick: bool) -> list[Ca
     if quick:
         return [smallest]
     ten = load_run(RUNS / "10m.yaml", [*TEN_M, *overrides])
-    return [smallest, Case("tiny, B = 2^11", tiny("batch_tokens=2^11", *overrides), 30, 1), Case("10m", ten, 3, cores)]
+    return [smallest, Case("tiny, B = 2^11", tiny("batch_tokens=2^11", *overrides), 30, 1), Case("10m", ten, 2, cores)]
 
 
 def tiny(*overrides: str) -> RunConfig:

@@ -85,15 +85,21 @@ def parser() -> argparse.ArgumentParser:
             "Collect a study's runs into its run table; `bcrit table import FILE` or `wandb PROJECT` reads others'.",
         ),
         ("analyse", "Fit the laws to the runs of a study, or to an imported table, and write laws.json."),
-        ("report", "Write a report: one HTML page that opens offline."),
+        ("report", "Write a report: one HTML page that opens offline; also a W&B Report if asked."),
     ):
         command = add(name, text)
         command.add_argument("study", type=Path, metavar="DIR", help="directory of a study or of an import")
         if name != "table":
             command.add_argument("--window", type=_window, default=5, help="learning rates a parabola (default: 5)")
+        if name == "report":
+            command.add_argument(
+                "--wandb", metavar="ENTITY/PROJECT", help="publish it in Weights & Biases, with live panels"
+            )
 
     command = add("review", "Check a report as a careful reviewer would: its numbers, runs, bounds, words and axes.")
-    command.add_argument("report", type=Path, metavar="REPORT", help="directory of a report or of its study")
+    command.add_argument(
+        "report", metavar="REPORT", help="directory of a report or of its study, or the address of a W&B Report"
+    )
     command.add_argument("--table", type=Path, metavar="FILE", help="the run table (default: the one beside the page)")
 
     for name, text in (
@@ -152,6 +158,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--noise-scale", type=_rate, metavar="TOKENS", help="as measured: warn of batches above it")
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
 
+    command = add("warmup", "Phase diagrams of warmup, and how sharp the loss was on the way: one HTML page.")
+    command.add_argument("study", type=Path, metavar="DIR", help="directory of a study such as warmup_phase")
+
     command = add("lr-critical", "Search the smallest learning rate at which one step raises the loss.")
     command.add_argument(
         "target",
@@ -202,6 +211,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--control", action="store_true", help="train standard parametrisation too; it should fail")
     command.add_argument("--out", type=Path, help="directory of the result (default: runs/coordcheck-<config>)")
     command.add_argument("--data-dir", type=Path, default=Path("runs/data"), help="where the embedded corpus lies")
+
+    command = add("rules", "Compare a study's runs under scaling rules, or SVAG: which rule held, and where it fails.")
+    command.add_argument("directory", type=Path, metavar="DIR", help="a study, such as runs/rule-check")
 
     command = add("transfer", "Sweep learning rates over widths: does the best one stay where it is?")
     command.add_argument(

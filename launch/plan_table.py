@@ -109,7 +109,8 @@ def cost(plans: Iterable[Plan]) -> Cost:
 def cost_from_scratch(plans: Iterable[Plan]) -> Cost:
     """What the runs would train without trunks."""
     plans = list(plans)
-    return Cost(sum(plan.tokens for plan in plans), sum(plan.flops_per_token * plan.tokens for plan in plans))
+    flops = sum(plan.flops * plan.tokens // (plan.tokens - plan.start_tokens) for plan in plans)
+    return Cost(sum(plan.tokens for plan in plans), flops)
 
 
 def cost_text(planned: PlannedStudy) -> str:

@@ -41,7 +41,18 @@ def test_imports_flow_one_way(path):
     ("package", "only"),
     [
         ("deepspeed", {"train/engine.py", "train/state.py", "train/universal.py", "train/export.py"}),
-        ("wandb", {"train/wandb_mirror.py", "launch/wandb_server.py", "analysis/wandb_runs.py"}),
+        (
+            "wandb",
+            {
+                "train/wandb_mirror.py",
+                "launch/wandb_server.py",
+                "analysis/wandb_runs.py",
+                "analysis/report/wandb_report.py",
+                "analysis/report/analysis_run.py",
+                "analysis/review/published.py",
+            },
+        ),
+        ("wandb_workspaces", {"analysis/report/wandb_report.py", "analysis/review/published.py"}),
         ("mup", {"train/parametrization.py"}),
     ],
 )

@@ -355,13 +355,15 @@ def _delete(server: Server, given: dict[str, Any]) -> dict[str, Any]:
 
 def _projects(server: Server, given: dict[str, Any]) -> dict[str, Any]:
     names = sorted({project for project, _ in server.runs})
-    nodes = [_project(name) | {"entityName": ENTITY, "createdAt": "", "isBenchmark": False} for name in names]
+    nodes = [
+        _project(name) | {"entityName": ENTITY, "createdAt": "", "isBenchmark": False, "user": None} for name in names
+    ]
     edges = [{"node": node, "cursor": node["name"]} for node in nodes]
     return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
 
 
 def _view(server: Server, given: dict[str, Any]) -> dict[str, Any]:
-    identity = given.get("id") or f"report{len(server.reports)}"
+    identity = given.get("id") or base64.b64encode(f"View:{1000 + len(server.reports)}".encode()).decode()
     project = {"id": "1", "name": given["projectName"], "entityName": given["entityName"]}
     times = {"createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}
     kept = {key: given.get(key) for key in ("name", "displayName", "description", "spec", "type")}

@@ -6,6 +6,7 @@ from configs.errors import ConfigError
 from configs.identity import run_id
 from configs.plan import Hardware, check_tokens, plan
 from configs.schema import RunConfig
+from configs.svag import length_of
 from train import checkpoints
 from train.build import built
 from train.critical_lr import CriticalLr, critical_lr
@@ -24,6 +25,10 @@ def critical_lr_of_run(
 
     The batch is the one that comes next, at the end of a run the last one. Raises ConfigError without a checkpoint.
     """
+    if length_of(config) > 1:
+        raise ConfigError(
+            f"optimizer.svag = {config.optimizer.svag}: a trial step is of the optimizer itself; empty it"
+        )
     corpus = open_corpus(config.data, data_dir)
     planned = plan(config, Hardware(world_size=world()))
     check_tokens(config, corpus.train.tokens, corpus.valid.tokens, corpus.vocab_size)

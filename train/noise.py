@@ -24,8 +24,6 @@ from train.engine import Engine
 from train.ranks import world
 from train.state import local_gradient, stepped
 
-foreach_norm: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
-foreach_sub: Any = torch._foreach_sub  # pyright: ignore[reportPrivateImportUsage]
 KINDS = ("embedding", "attention", "ffn", "norm", "output")
 
 
@@ -95,8 +93,8 @@ class NoiseProbe:
             return
         now = [tensor.detach() for tensor in stepped(self._engine)]
         shares = world() if self._engine.zero_optimization_stage() else 1
-        moved = foreach_sub(now, self._before)
-        norms = [torch.stack(foreach_norm(tensors)).square().sum() for tensors in (now, moved)]
+        moved = (before.sub_(after) for before, after in zip(self._before, now, strict=True))
+        norms = [_sum([_square(tensor) for tensor in tensors], self._engine.device) for tensors in (now, moved)]
         self._sizes, self._before = [torch.stack(norms) * shares], None
 
     def taken(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -107,12 +105,11 @@ class NoiseProbe:
 
     def _gradient_squares(self, kind: int) -> list[Tensor]:
         found = (local_gradient(self._engine, parameter) for parameter in self._watched[kind])
-        gradients = [gradient for gradient in found if gradient is not None and gradient.numel()]
-        return [norm.float().square() for norm in foreach_norm(gradients)] if gradients else []
+        return [_square(gradient) for gradient in found if gradient is not None]
 
     def _see_gradient(self, kind: int, gradient: Tensor) -> None:
         if self._active:
-            self._squares[kind].append(torch.linalg.vector_norm(gradient, dtype=torch.float32).square())
+            self._squares[kind].append(_square(gradient))
 
     def _see_forward(self, norm: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if self._active and output.requires_grad:
@@ -131,6 +128,11 @@ def _per_sequence(norm: Any, hidden: Tensor, add: Callable[[Tensor], None]) -> C
         add(own.square().sum())
 
     return hook
+
+
+def _square(tensor: Tensor) -> Tensor:
+    """The squared norm, in fp32."""
+    return torch.linalg.vector_norm(tensor, dtype=torch.float32).square()
 
 
 def _sum(values: list[Tensor], device: torch.device) -> Tensor:

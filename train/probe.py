@@ -114,6 +114,12 @@ def probe_of(run_dir: Path, tokens: int | None, data_dir: Path) -> tuple[Probe, 
     return probe, config, reached
 
 
+def unscaled(probe: Probe, vector: torch.Tensor) -> torch.Tensor:
+    """A gradient (..., n) as that of theta, without learning-rate multipliers."""
+    parts = vector.split([parameter.numel() for parameter in probe.parameters], dim=-1)
+    return torch.cat([part / m for part, m in zip(parts, probe.multiplier, strict=True)], dim=-1)
+
+
 def check_available(probe: Probe, asked: int, how: str) -> None:
     """Raises ConfigError if `asked` sequences are more than the run has left unseen; `how` says what to lower."""
     if asked > probe.available_seqs:

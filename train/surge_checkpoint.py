@@ -19,7 +19,7 @@ import torch
 from configs.errors import ConfigError
 from configs.identity import run_id
 from configs.rundir import read_json, write_atomic, write_json
-from train.probe import Probe, check_available, gradient, hessian_times, loss_of_batch, moved, probe_of
+from train.probe import Probe, check_available, gradient, hessian_times, loss_of_batch, moved, probe_of, unscaled
 
 GRADIENT, PRODUCT = 3.0, 9.0  # cost of a sequence, where a forward pass is 1
 SHOWN = 2**17  # coordinates whose signs are kept for the agreement of batches
@@ -185,7 +185,10 @@ def hessian_sums(
         key: [[row[str(b)][key] for row in rows] for b in sampling.batches] for key in ("along", "bend", "square")
     }
     signs = found.signs.float()
+    plain, spread = unscaled(probe, found.mean).double(), unscaled(probe, found.sigma).double()
     return {
+        "gradient_sq": (plain @ plain.T).tolist(),
+        "noise_sq": spread.square().sum().item(),
         "batch_seqs": list(sampling.batches),
         "trace": [row["trace"] for row in rows],
         "slope": [row["None"]["along"] for row in rows],

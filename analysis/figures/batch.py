@@ -8,8 +8,20 @@ from analysis.definitions import definition_name, definitions_of
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, GREEN, INK, ORANGE, PINK, PURPLE, sequential, symbols
 from analysis.figures.figure import BATCH_TITLE, SHIFTED, TOKENS_TITLE, Figure, schedule_of
-from analysis.figures.frames import KEY, cells, estimate_columns, extent, known, levels, numeric, rows, spread, words
-from analysis.figures.panels import log2_axis, panels
+from analysis.figures.frames import (
+    KEY,
+    cells,
+    estimate_columns,
+    extent,
+    known,
+    levels,
+    lowest_runs,
+    numeric,
+    rows,
+    spread,
+    words,
+)
+from analysis.figures.panels import Choice, log2_axis, panels
 from analysis.notation import grid_count, nats
 from analysis.results import Analysis, Growth
 
@@ -66,7 +78,8 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
     } | {"batch_best": INK}
     for fit in fits:
         series = fit["series"].iloc[0]
-        panel, line = place[series], {"group": series, "colour": colour[series]}
+        about = {} if series == "batch_best" else {"definition": series}
+        panel, line = place[series], {"group": series, "colour": colour[series], "about": about}
         marks.band(plot, panel, fit["tokens"], fit["batch_low"], fit["batch_high"], **line)
         marks.curve(plot, panel, fit["tokens"], fit["batch"], name=series, **line)
     symbol = symbols(definitions)
@@ -74,13 +87,15 @@ def critical_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         for definition, shift in zip(together, marks.shifts(len(together)), strict=True):
             if definition != "batch_best":
                 part, name = data[data["series"] == definition], definition_name(definition)
-                _series(plot, place[definition], part, name, definition, colour[definition], symbol[definition], shift)
+                style = (colour[definition], symbol[definition], shift, {"definition": definition})
+                _series(plot, place[definition], part, name, definition, *style)
     best = data[data["kind"] == "batch_best"]
     keys = sorted(best["width"].fillna(0).unique())  # 0: all widths together
     ink, symbol = sequential("width", keys), symbols(keys)
     for width, shift in zip(keys, marks.shifts(len(keys)), strict=True):
         part, name = best[best["width"].fillna(0) == width], f"B*, N = {width:g}" if width else "B*, all widths"
-        _series(plot, place["batch_best"], part, name, name, ink[width], symbol[width], shift)
+        about = {"N": int(width)} if width else {}
+        _series(plot, place["batch_best"], part, name, name, ink[width], symbol[width], shift, about)
     return Figure(figure_id, title, caption, pd.concat([data, *fits], ignore_index=True), plot)
 
 
@@ -112,8 +127,10 @@ def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         x=log2_axis(data["batch_tokens"], BATCH_TITLE, finest=1),
         y={"title": "loss above the best batch, nats", "range": [-0.04 * top, 1.06 * top], "nticks": 7},
         height=340,
+        about=[{"N": width} for width in widths],
     )
     colour, symbol = sequential("tokens", budgets), symbols(budgets)
+    lowest = lowest_runs(table)
     for panel, width in enumerate(widths):
         for tokens in budgets:
             part = data[(data["width"] == width) & (data["tokens"] == tokens)]
@@ -132,14 +149,24 @@ def loss_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 hover=[
                     f"{label}, B = {grid_count(row.batch_tokens)}<br>loss {nats(row.tuned)} nats, "
                     f"above the best: {words(row, 'excess', nats)}"
+                    f"{lowest.get((width, tokens, row.batch_tokens), '')}"
                     for row in rows(part)
                 ],
+                about={"N": width, "T": tokens},
             )
     return Figure(figure_id, title, caption, data, plot)
 
 
 def _series(
-    plot: go.Figure, panel: int, part: pd.DataFrame, label: str, group: str, colour: str, symbol: str, shift: float
+    plot: go.Figure,
+    panel: int,
+    part: pd.DataFrame,
+    label: str,
+    group: str,
+    colour: str,
+    symbol: str,
+    shift: float,
+    about: Choice,
 ) -> None:
     marks.measured(
         plot,
@@ -150,6 +177,7 @@ def _series(
         name=label,
         group=group,
         shift=shift,
+        about=about,
         colour=colour,
         symbol=symbol,
         line=False,

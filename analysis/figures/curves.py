@@ -7,12 +7,13 @@ import plotly.graph_objects as go
 from analysis.figures.colours import MUTED, sequential, symbols
 from analysis.figures.figure import Figure, schedule_of
 from analysis.figures.frames import KEY, levels, rows
-from analysis.figures.panels import log2_axis, panels, place
+from analysis.figures.panels import Choice, log2_axis, panels, place
 from analysis.notation import estimate_text, grid_count, nats, plain
 from analysis.results import Analysis, Cell
 
 _ZOOM = 4.0  # a panel shows losses up to this many times the median height above its lowest
 _CURVE_POINTS = 40
+_CHOICES = {"N": "width", "T": "tokens"}
 _LR_TITLE = "learning rate η (at base width)"
 _EDGE = {"edge_low": "triangle-left-open", "edge_high": "triangle-right-open"}
 _HOW = (
@@ -60,7 +61,8 @@ def loss_against_lr_by_width(table: pd.DataFrame, analysis: Analysis) -> Figure:
 def _marks(table: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
     """Tidy: a row per run of these cells, per drawn point of their parabolas, and per optimum."""
     keys = pd.DataFrame([(c.width, c.tokens, c.batch_tokens) for c in cells], columns=pd.Index(KEY))
-    runs = table.merge(keys, on=KEY)[[*KEY, "lr", "seed", "loss", "status"]].assign(kind="run")
+    columns = [*KEY, "lr", "seed", "loss", "status", *(["run_id"] if "run_id" in table else [])]
+    runs = table.merge(keys, on=KEY)[columns].assign(kind="run")
     optima, fits = [], []
     for cell in cells:
         key = dict(zip(KEY, (cell.width, cell.tokens, cell.batch_tokens), strict=True))
@@ -84,6 +86,8 @@ def _u_curves(
     values = levels(data, key)
     colour, symbol = sequential(scale, values), symbols(values)  # pyright: ignore[reportArgumentType]
     parts = [data[mask] for _, mask in groups]
+    about = [{short: _only(part[column]) for short, column in _CHOICES.items()} for part in parts]
+    about = [{short: value for short, value in choice.items() if value is not None} for choice in about]
     tops = [_top(part) for part in parts]
     floors = [part["loss"].min() for part in parts]
     plot = panels(
@@ -97,6 +101,7 @@ def _u_curves(
         height=215,
         shared_y=False,
         narrow=250,
+        about=about,
     )
     named: set[int] = set()
     for panel, (part, top) in enumerate(zip(parts, tops, strict=True)):
@@ -111,16 +116,27 @@ def _u_curves(
                 colour[value],
                 symbol[value],
                 legend=value not in named,
+                about=about[panel] | ({"N": value} if key == "width" else {}),
             )
             named.add(value)
     return plot
 
 
 def _draw(
-    plot: go.Figure, panel: int, part: pd.DataFrame, top: float, name: str, colour: str, symbol: str, *, legend: bool
+    plot: go.Figure,
+    panel: int,
+    part: pd.DataFrame,
+    top: float,
+    name: str,
+    colour: str,
+    symbol: str,
+    *,
+    legend: bool,
+    about: Choice,
 ) -> None:
     """One U-curve: runs, diverged runs, parabola, optimum."""
     style = {"name": name, "legendgroup": name, "hovertemplate": "%{text}<extra></extra>", **place(panel)}
+    style |= {"meta": about}
     runs = part[part["kind"] == "run"]
     inside = runs[runs["loss"] <= top]
     beyond = runs[~(runs["loss"] <= top)]
@@ -142,6 +158,7 @@ def _draw(
         hoverinfo="skip",
         showlegend=False,
         legendgroup=name,
+        meta=about,
         **place(panel),
     )
     plot.add_scatter(
@@ -180,6 +197,11 @@ def _draw(
         )
 
 
+def _only(values: pd.Series) -> int | None:
+    """The value that all have in common."""
+    return int(values.iloc[0]) if values.nunique() == 1 else None
+
+
 def _top(part: pd.DataFrame) -> float:
     """Upper edge of a panel: far enough for the U, not so far that the optimum looks flat."""
     losses = part.loc[part["kind"] == "run", "loss"].dropna()
@@ -189,8 +211,9 @@ def _top(part: pd.DataFrame) -> float:
 
 def _run_words(runs: pd.DataFrame, name: str) -> list[str]:
     return [
-        f"{name}, η = {plain(row.lr)}, seed {row.seed}<br>"
+        f"{name}, η = {plain(row.lr)}, seed {row.seed:g}<br>"
         + (f"loss {nats(row.loss)} nats" if np.isfinite(row.loss) else "diverged")
+        + (f"<br>run {row.run_id}" if "run_id" in runs and not pd.isna(row.run_id) else "")
         for row in rows(runs)
     ]
 

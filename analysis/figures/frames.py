@@ -47,6 +47,17 @@ def cells(analysis: Analysis) -> pd.DataFrame:
     return numeric(records, columns).sort_values(KEY, ignore_index=True)
 
 
+def lowest_runs(table: pd.DataFrame) -> dict[tuple[int, int, int], str]:
+    """For each (N, T, B) a line for the mouse: which run has its lowest loss; none where runs have no ids."""
+    if "run_id" not in table:
+        return {}
+    best = table.loc[table.dropna(subset=["loss", "run_id"]).groupby(KEY)["loss"].idxmin()]
+    return {
+        (row.width, row.tokens, row.batch_tokens): f"<br>lowest loss: run {row.run_id}, η = {plain(row.lr)}"
+        for row in rows(best)
+    }
+
+
 def levels(frame: pd.DataFrame, column: str) -> list[int]:
     """The distinct whole numbers of a column, ascending."""
     return sorted(int(value) for value in frame[column].dropna().unique())

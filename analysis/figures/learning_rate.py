@@ -4,11 +4,24 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from analysis.critical_batch import DEFINITION_OF_FORM
 from analysis.figures import marks
 from analysis.figures.colours import BLUE, ORANGE, sequential, symbols
 from analysis.figures.figure import BATCH_TITLE, CENSORED, LR_TITLE, SHIFTED, TOKENS_TITLE, Figure, schedule_of
-from analysis.figures.frames import KEY, cells, estimate_columns, extent, known, levels, numeric, rows, spread, words
-from analysis.figures.panels import log2_axis, panels, place
+from analysis.figures.frames import (
+    KEY,
+    cells,
+    estimate_columns,
+    extent,
+    known,
+    levels,
+    lowest_runs,
+    numeric,
+    rows,
+    spread,
+    words,
+)
+from analysis.figures.panels import Choice, log2_axis, panels, place
 from analysis.forms import FORMS
 from analysis.laws import predict_lr
 from analysis.notation import compact, grid_count
@@ -37,10 +50,11 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
         x=log2_axis(data["tokens"], TOKENS_TITLE, finest=1),
         y=log2_axis(extent(data, "lr"), LR_TITLE, pad=(0.15, 0.15)),
         height=340,
+        about=[{"N": width} for width in widths],
     )
     colour, symbol = sequential("batch", batches), symbols(batches)
     ends = np.array([data["tokens"].min() / 1.2, data["tokens"].max() * 1.2])
-    lrs = known(data, "lr")
+    lrs, lowest = known(data, "lr"), lowest_runs(table)
     middle = float(np.exp(np.log(lrs).mean())) if len(lrs) else None  # where a guide of slope ±1/2 can pass
     for panel, width in enumerate(widths):
         for sign in (0.5, -0.5) if middle else ():
@@ -60,8 +74,13 @@ def lr_against_tokens(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 colour=colour[batch],
                 symbol=symbol[batch],
                 legend=panel == 0,
-                hover=[f"{label}, T = {grid_count(row.tokens)}<br>η* {words(row, 'lr')}" for row in rows(part)],
+                hover=[
+                    f"{label}, T = {grid_count(row.tokens)}<br>η* {words(row, 'lr')}"
+                    f"{lowest.get((width, row.tokens, batch), '')}"
+                    for row in rows(part)
+                ],
                 shift=shift,
+                about={"N": width},
             )
     return Figure(figure_id, title, caption, data, plot)
 
@@ -101,8 +120,10 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
         x=log2_axis(_crit_span(points, crits), BATCH_TITLE, finest=1),
         y=y_axis,
         height=360,
+        about=[{"N": width} for width in widths],
     )
     colour, symbol = sequential("tokens", budgets), symbols(budgets)
+    lowest = lowest_runs(table)
     for panel, width in enumerate(widths):
         for frame in curves:
             form, tokens = str(frame["form"].iloc[0]), int(frame["tokens"].iloc[0])
@@ -117,6 +138,7 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 dash=DRAWN_FORMS[form],
                 hidden=form != "surge" and len(budgets) > _CROWDED,
                 legend=panel == 0 and tokens == budgets[-1],
+                about={"N": width, "T": tokens, "definition": DEFINITION_OF_FORM[form]},
             )
         for tokens in budgets:
             part = points[(points["width"] == width) & (points["tokens"] == tokens)]
@@ -133,9 +155,15 @@ def lr_against_batch(table: pd.DataFrame, analysis: Analysis) -> Figure:
                 symbol=symbol[tokens],
                 line=not curves,
                 legend=panel == 0,
-                hover=[f"{label}, B = {grid_count(row.batch_tokens)}<br>η* {words(row, 'lr')}" for row in rows(part)],
+                hover=[
+                    f"{label}, B = {grid_count(row.batch_tokens)}<br>η* {words(row, 'lr')}"
+                    f"{lowest.get((width, tokens, row.batch_tokens), '')}"
+                    for row in rows(part)
+                ],
+                about={"N": width, "T": tokens},
             )
-            _mark_crit(plot, panel, crits[crits["tokens"] == tokens], label, colour[tokens])
+            about = {"N": width, "T": tokens, "definition": DEFINITION_OF_FORM["surge"]}
+            _mark_crit(plot, panel, crits[crits["tokens"] == tokens], label, colour[tokens], about)
     return Figure(figure_id, title, caption, pd.concat([points, *curves, crits], ignore_index=True), plot)
 
 
@@ -184,6 +212,7 @@ def lr_crit(table: pd.DataFrame, analysis: Analysis) -> Figure:
             symbol=symbol,
             legend=len(part) > 0,
             hover=[f"{label}, T = {grid_count(row.tokens)}<br>{words(row, 'lr')}" for row in rows(part)],
+            about={"definition": DEFINITION_OF_FORM[form]},
         )
     return Figure(figure_id, title, caption, data, plot)
 
@@ -200,7 +229,7 @@ def _crit_span(points: pd.DataFrame, crits: pd.DataFrame) -> list[float]:
     return [*grid, *np.clip(known(crits, "batch_crit"), grid.min() / 4, grid.max() * 4)]
 
 
-def _mark_crit(plot: go.Figure, panel: int, crits: pd.DataFrame, group: str, colour: str) -> None:
+def _mark_crit(plot: go.Figure, panel: int, crits: pd.DataFrame, group: str, colour: str, about: Choice) -> None:
     """B_crit of one T near the lower edge: a ring with its interval, or a triangle that points at the truth."""
     for row in rows(crits):
         shape = {"ok": "circle-open", "lower_bound": "triangle-right-open", "upper_bound": "triangle-left-open"}
@@ -223,5 +252,6 @@ def _mark_crit(plot: go.Figure, panel: int, crits: pd.DataFrame, group: str, col
             showlegend=False,
             text=[f"{group}<br>B<sub>crit</sub> {words(row, 'batch_crit', compact)}"],
             hovertemplate="%{text}<extra></extra>",
+            meta=about,
             **place(panel),
         )

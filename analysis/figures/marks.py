@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from analysis.figures.colours import MUTED
-from analysis.figures.panels import place
+from analysis.figures.panels import Choice, place
 
 _BOUND = {"lower_bound": ("low", "up", "right"), "upper_bound": ("high", "down", "left")}
 
@@ -29,14 +29,16 @@ def measured(
     legend: bool,
     hover: Sequence[str],
     shift: float = 0.0,
+    about: Choice | None = None,
 ) -> None:
     """Points of estimate column `y` against `x` with error bars; its bounds as open triangles that point at the truth.
 
     `hover` has one text per row of `frame`. Rows that are not identified are not drawn. `shift` moves the marks along a
-    logarithmic x axis, in octaves, so that the bars of several series do not cover each other.
+    logarithmic x axis, in octaves, so that the bars of several series do not cover each other. `about`: see `panels`.
     """
     frame = frame.assign(**{x: frame[x] * 2.0**shift})
     style = {"legendgroup": group, "name": name, "hovertemplate": "%{text}<extra></extra>", **place(panel)}
+    style |= {"meta": about or {}}
     texts = pd.Series(list(hover), index=frame.index)
     ok = frame[frame[f"{y}_status"] == "ok"]
     plot.add_scatter(
@@ -94,6 +96,7 @@ def curve(
     dash: str = "solid",
     legend: bool = False,
     hidden: bool = False,
+    about: Choice | None = None,
 ) -> None:
     """A fitted curve; the mouse passes through it to the points. `hidden`: until its name in the legend is clicked."""
     plot.add_scatter(
@@ -106,6 +109,7 @@ def curve(
         showlegend=legend,
         visible="legendonly" if hidden else True,
         hoverinfo="skip",
+        meta=about or {},
         **place(panel),
     )
 
@@ -119,9 +123,11 @@ def band(
     *,
     group: str,
     colour: str,
+    about: Choice | None = None,
 ) -> None:
     """The 95 % band of a fitted curve."""
     edge = {"mode": "lines", "line": {"width": 0}, "legendgroup": group, "showlegend": False, "hoverinfo": "skip"}
+    edge |= {"meta": about or {}}
     plot.add_scatter(x=x, y=low, **edge, **place(panel))
     plot.add_scatter(x=x, y=high, fill="tonexty", fillcolor=f"{colour}26", **edge, **place(panel))
 

@@ -1,7 +1,7 @@
 """Small multiples: axes for n panels, and how they are arranged in one, two or more columns.
 
-The arrangement for every column count travels in `layout.meta`, so that the page can restack panels on a narrow screen
-without knowing any geometry.
+The arrangement for every column count, and for every number of panels that a reader may choose, travels in
+`layout.meta`: the page restacks panels without knowing any geometry.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +18,7 @@ WIDTH = 1080  # px of a full-width figure; domains are fractions of it
 NARROW = 300  # px of the figure for each column, below which panels are restacked
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 30, 50
 _ROW_GAP = 46
+Choice = dict[str, Any]  # what a panel or a trace is about, of "N", "T" and "definition"; it is shown when all agree
 _TICK_STEPS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)  # octaves
 
 
@@ -30,11 +31,12 @@ def panels(
     height: int = 270,
     shared_y: bool = True,
     narrow: int = NARROW,
+    about: Sequence[Choice] = (),
 ) -> go.Figure:
     """An empty figure with one panel per title; `x` and `y` are axis properties (one y, or one for each panel).
 
     With `shared_y` all panels have the same y axis, labelled in the first column only. Below `narrow` px of figure
-    width per column the page uses fewer columns.
+    width per column the page uses fewer columns. `about` says what each panel shows, so that a reader can choose.
     """
     n = len(titles)
     columns = min(columns, n)
@@ -45,11 +47,19 @@ def panels(
         layout[_axis("y", i)] = _AXIS | _untitled(ys[i]) | {"anchor": _ref("x", i)}
         if shared_y and i:
             layout[_axis("y", i)]["matches"] = "y"
-    labels = {"x": x.get("title", ""), "y": [axis.get("title", "") for axis in ys]}
-    arrangements = [_arrange(n, count, height, shared_y, labels) for count in range(1, columns + 1)]
+    meta = {
+        "narrow": narrow,
+        "titles": {"x": x.get("title", ""), "y": [axis.get("title", "") for axis in ys]},
+        "about": list(about) or [{}] * n,
+        "arrangements": {  # by the number of panels shown, which a choice makes fewer, and of columns
+            shown: [_arrange(shown, count, height, shared_y) for count in range(1, min(columns, shown) + 1)]
+            for shown in range(1, n + 1)
+        },
+    }
     plot = go.Figure()
-    plot.update_layout(_LOOK | layout, meta={"arrangements": arrangements, "narrow": narrow})
-    plot.update_layout(arrangements[-1], annotations=[_panel_title(i, text) for i, text in enumerate(titles) if text])
+    plot.update_layout(_LOOK | layout, meta=meta)
+    plot.update_layout(_arranged(meta["arrangements"][n][-1], meta["titles"]))
+    plot.update_layout(annotations=[_panel_title(i, text) for i, text in enumerate(titles) if text])
     return plot
 
 
@@ -83,29 +93,45 @@ def log2_axis(
     }
 
 
-def _arrange(n: int, columns: int, height: int, shared_y: bool, labels: dict[str, Any]) -> dict[str, Any]:
-    """Layout properties that put n panels into this many columns; labels only where they are needed."""
+def _arrange(n: int, columns: int, height: int, shared_y: bool) -> dict[str, Any]:
+    """Height of the figure in px and, for each of n panels in this many columns, what its axes change."""
     rows = ceil(n / columns)
     inner_width = WIDTH * min(1, (columns + 0.2) / 3) - _LEFT - _RIGHT
     gap = (22 if shared_y else 58) / inner_width if columns > 1 else 0.0
     panel_width = (1 - gap * (columns - 1)) / columns
     row_gap = _ROW_GAP + 14 * (columns == 1)  # tick labels under every panel
     inner_height = rows * height + (rows - 1) * row_gap
-    layout: dict[str, Any] = {"height": inner_height + _TOP + _BOTTOM}
+    axes = []
     for i in range(n):
         row, column = divmod(i, columns)
         left, top = column * (panel_width + gap), 1 - row * (height + row_gap) / inner_height
         is_bottom, is_first = i + columns >= n, column == 0
-        layout[_axis("x", i)] = {
-            "domain": [left, min(1.0, left + panel_width)],
-            "title": {"text": labels["x"] if is_bottom else ""},
-            "showticklabels": is_bottom or columns == 1,
-        }
-        layout[_axis("y", i)] = {
-            "domain": [max(0.0, top - height / inner_height), top],
-            "title": {"text": labels["y"][i] if is_first else ""},
-            "showticklabels": is_first or not shared_y,
-        }
+        across = [left, min(1.0, left + panel_width)]
+        up = [max(0.0, top - height / inner_height), top]
+        axes.append(
+            {
+                "x": {"domain": _short(across), "titled": is_bottom, "ticked": is_bottom or columns == 1},
+                "y": {"domain": _short(up), "titled": is_first, "ticked": is_first or not shared_y},
+            }
+        )
+    return {"height": inner_height + _TOP + _BOTTOM, "axes": axes}
+
+
+def _short(domain: list[float]) -> list[float]:
+    return [round(end, 5) for end in domain]
+
+
+def _arranged(arrangement: dict[str, Any], titles: dict[str, Any]) -> dict[str, Any]:
+    """Layout properties of an arrangement that shows all panels; the page does the same for those it shows."""
+    layout: dict[str, Any] = {"height": arrangement["height"]}
+    for i, axes in enumerate(arrangement["axes"]):
+        for letter, title in (("x", titles["x"]), ("y", titles["y"][i])):
+            axis = axes[letter]
+            layout[_axis(letter, i)] = {
+                "domain": axis["domain"],
+                "title": {"text": title if axis["titled"] else ""},
+                "showticklabels": axis["ticked"],
+            }
     return layout
 
 

@@ -53,6 +53,7 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
         y=[y_axes[name] for name, _ in cells],
         height=220,
         shared_y=False,
+        about=[{"N": width} for _, width in cells],
     )
     colour, symbol = sequential("batch", batches), symbols(batches)
     for panel, (name, width) in enumerate(cells):
@@ -75,6 +76,7 @@ def sensitivity(table: pd.DataFrame, analysis: Analysis) -> Figure:
                     for row in rows(part)
                 ],
                 shift=shift,
+                about={"N": width},
             )
     return Figure(figure_id, title, caption, data, plot)
 

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import figures
 from analysis.analyse import to_json
 from analysis.check import check_table, with_status
+from analysis.figures import Figure
 from analysis.figures.surge import surge_at_checkpoints
 from analysis.report.page import render
 from analysis.results import Analysis
@@ -25,17 +26,21 @@ def write_report(table: pd.DataFrame, analysis: Analysis, out_dir: Path, surges:
     `surges`: what `bcrit surge` measured at its checkpoints, which has a figure of its own.
     Raises ConfigError if the table cannot be analysed.
     """
-    steps = is_steps_table(table)
-    analysed = table if steps else check_table(table).table
-    drawn = figures.draw(analysed, analysis) + ((surge_at_checkpoints(surges),) if surges else ())
+    drawn = drawn_figures(table, analysis, surges)
     (out_dir / "data").mkdir(parents=True, exist_ok=True)
     for figure in drawn:
         write_atomic(out_dir / "data" / f"{figure.id}.csv", figure.data.to_csv(index=False))
     write_atomic(out_dir / "table.csv", table.to_csv(index=False))
     write_atomic(out_dir / "laws.json", json.dumps(to_json(analysis), indent=1, allow_nan=False))
     page = out_dir / "index.html"
-    write_atomic(page, render(table if steps else with_status(table), analysis, drawn))
+    write_atomic(page, render(table if is_steps_table(table) else with_status(table), analysis, drawn))
     return page
 
 
-__all__ = ["write_report"]
+def drawn_figures(table: pd.DataFrame, analysis: Analysis, surges: Sequence[Surge] = ()) -> tuple[Figure, ...]:
+    """The figures of a report, in its order. Raises ConfigError if the table cannot be analysed."""
+    analysed = table if is_steps_table(table) else check_table(table).table
+    return figures.draw(analysed, analysis) + ((surge_at_checkpoints(surges),) if surges else ())
+
+
+__all__ = ["drawn_figures", "write_report"]

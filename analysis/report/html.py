@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.notation import grid_count
 
-MOST_ROWS = 300  # of a table on the page; the CSV has all
+MOST_ROWS = 100  # of a table on the page; the CSV has all
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], label: str) -> str:

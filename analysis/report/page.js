@@ -3,7 +3,7 @@
 
 const MODEBAR = {
   displaylogo: false, plotlyServerURL: "", responsive: false,
-  modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d"],
+  modeBarButtonsToRemove: ["sendChartToCloud", "toImage", "lasso2d", "select2d", "autoScale2d"],
 };
 const PAPER_WIDTH = 680; // px of a figure on an A4 or letter page
 const darkOf = JSON.parse(document.getElementById("palette").textContent);
@@ -25,29 +25,56 @@ async function loadPlotly() {
 /** Colours are written for a light page; on a dark one each has its partner in the palette. */
 const themed = (text, dark) => (dark ? text.replace(/#[0-9a-f]{6}/g, (colour) => darkOf[colour] ?? colour) : text);
 
-function merge(base, patch) {
-  if (patch === null || typeof patch !== "object" || Array.isArray(patch)) return patch;
-  const merged = { ...base };
-  for (const [key, value] of Object.entries(patch)) merged[key] = merge(merged[key], value);
-  return merged;
+// --- choices: N, T and the definition of B_crit; what says nothing about one is shown whatever is chosen
+
+const choice = {};
+const agrees = (about) => Object.entries(about ?? {}).every(([key, value]) => !(key in choice) || choice[key] === String(value));
+const ordinal = (reference) => Number((reference ?? "x").match(/^[xy](\d*)/)?.[1] || 1) - 1; // "x3 domain" -> 2
+const axisOf = (letter, panel) => `${letter}axis${panel ? panel + 1 : ""}`;
+const referenceOf = (letter, panel) => letter + (panel ? panel + 1 : "");
+
+/** Traces and layout of what is chosen, in as many columns as `width` (px) has room for; null if nothing is. */
+function compose(plot, width, dark) {
+  const { data, layout } = JSON.parse(themed(plot.text, dark));
+  const { about, arrangements, narrow, titles } = layout.meta;
+  const traces = data.filter((trace) => agrees(trace.meta) && agrees(about[ordinal(trace.xaxis)]));
+  const tells = new Set(traces.filter((trace) => trace.hovertemplate).map((trace) => ordinal(trace.xaxis)));
+  const shown = about.flatMap((_, panel) => (tells.has(panel) ? [panel] : []));
+  if (!shown.length) return null;
+  const byColumns = arrangements[shown.length];
+  const { height, axes } = byColumns[Math.max(0, Math.min(byColumns.length, Math.floor(width / narrow)) - 1)];
+  about.forEach((_, panel) => {
+    const place = axes[shown.indexOf(panel)];
+    for (const letter of "xy") {
+      const name = axisOf(letter, panel), axis = layout[name], title = letter === "x" ? titles.x : titles.y[panel];
+      if (!place) { delete layout[name]; continue; }
+      const { domain, titled, ticked } = place[letter];
+      Object.assign(axis, { domain, showticklabels: ticked, title: { ...axis.title, text: titled ? title : "" } });
+      if (axis.matches) axis.matches = panel === shown[0] ? undefined : referenceOf(letter, shown[0]);
+    }
+  });
+  layout.annotations = layout.annotations?.filter((note) => shown.includes(ordinal(note.xref)));
+  Object.assign(layout, { width, height, autosize: false, showlegend: false });
+  const kept = traces.filter((trace) => shown.includes(ordinal(trace.xaxis)));
+  const groups = new Set(kept.map((trace) => trace.legendgroup));
+  const legend = data.filter((trace) => trace.showlegend && trace.name && groups.has(trace.legendgroup));
+  return { data: kept, layout, legend };
 }
 
-function compose(plot, paper) {
-  const spec = JSON.parse(themed(plot.text, isDark.matches && !paper));
-  const width = paper ? PAPER_WIDTH : plot.box.clientWidth;
-  const { arrangements, narrow } = spec.layout.meta;
-  const columns = Math.max(1, Math.min(arrangements.length, Math.floor(width / narrow)));
-  const layout = merge(spec.layout, arrangements[columns - 1]);
-  Object.assign(layout, { width, autosize: false, showlegend: false, dragmode: isTouch.matches ? false : "zoom" });
-  for (const trace of spec.data) trace.visible = !plot.hidden.has(trace.legendgroup);
-  return { data: spec.data, layout };
-}
+/** Unless its name was clicked; a definition that is chosen is shown anyway. */
+const isShown = (plot, { legendgroup, meta }) => !plot.hidden.has(legendgroup) || (meta?.definition && meta.definition === choice.definition);
 
-const draw = (plot, paper = false) => {
-  const { data, layout } = compose(plot, paper);
-  drawLegend(plot, data);
-  return Plotly.react(plot.box, data, layout, MODEBAR);
-};
+function draw(plot, paper = false) {
+  plot.figure.classList.remove("nothing"); // or the box has no width
+  const composed = compose(plot, paper ? PAPER_WIDTH : plot.box.clientWidth, isDark.matches && !paper);
+  plot.figure.classList.toggle("nothing", !composed);
+  plot.points = null;
+  if (!composed) return;
+  for (const trace of composed.data) trace.visible = isShown(plot, trace);
+  composed.layout.dragmode = isTouch.matches ? false : "zoom";
+  drawLegend(plot, composed.legend);
+  return Plotly.react(plot.box, composed.data, composed.layout, MODEBAR);
+}
 
 const SHAPES = {
   circle: "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z", square: "M-3.6,-3.6H3.6V3.6H-3.6Z", diamond: "M0,-5L5,0L0,5L-5,0Z",
@@ -66,8 +93,8 @@ function swatch({ mode, line, marker }) {
     (mode.includes("markers") ? `<path d="${SHAPES[shape] ?? SHAPES.circle}" ${open === "" ? `fill="none" ${stroke}` : `fill="${colour}"`}/>` : "") + "</svg>";
 }
 
-function drawLegend(plot, data) {
-  const items = data.filter((trace) => trace.showlegend && trace.name).map((trace) => {
+function drawLegend(plot, traces) {
+  const items = traces.map((trace) => {
     const button = document.createElement("button");
     button.type = "button";
     button.innerHTML = swatch(trace) + `<span>${trace.name}</span>`;
@@ -86,18 +113,23 @@ function drawLegend(plot, data) {
 async function main() {
   const figures = [...document.querySelectorAll("figure[data-drawn]")];
   const plots = await Promise.all(figures.map(async (figure) => ({
-    box: figure.querySelector(".plot"), legend: figure.querySelector(".legend"), text: await unpack(figure.querySelector("script")),
+    figure, box: figure.querySelector(".plot"), legend: figure.querySelector(".legend"),
+    text: await unpack(figure.querySelector("script[data-plot]")),
   })));
   for (const plot of plots) {
     const atFirst = JSON.parse(plot.text).data.filter((trace) => trace.visible === "legendonly");
     plot.hidden = new Set(atFirst.map((trace) => trace.legendgroup));
   }
+  for (const link of document.querySelectorAll("a[data-csv]")) offerCsv(link);
   await loadPlotly();
   for (const plot of plots) {
     await draw(plot);
+    offerSvg(plot);
+    walkPoints(plot);
     let drawn = plot.box.clientWidth;
     new ResizeObserver(() => { if (plot.box.clientWidth !== drawn) { drawn = plot.box.clientWidth; draw(plot); } }).observe(plot.box);
   }
+  offerChoices(() => plots.forEach((plot) => draw(plot)));
   isDark.addEventListener("change", () => plots.forEach((plot) => draw(plot)));
   addEventListener("beforeprint", () => plots.forEach((plot) => draw(plot, true)));
   addEventListener("afterprint", () => plots.forEach((plot) => draw(plot)));

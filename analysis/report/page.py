@@ -12,8 +12,10 @@ import pandas as pd
 from plotly.io import to_json
 from plotly.offline import get_plotlyjs
 
+from analysis.definitions import definition_name, definitions_of
 from analysis.figures import Figure
 from analysis.figures.colours import DARK
+from analysis.notation import grid_count
 from analysis.report.html import frame_table, script_json
 from analysis.report.provenance import provenance
 from analysis.report.steps import steps_provenance, steps_tables
@@ -34,9 +36,9 @@ def render(table: pd.DataFrame, analysis: Analysis, figures: Sequence[Figure]) -
         summary(analysis),
         origin(table, analysis),
         '<section id="figures"><h2>Figures</h2><p>Click a name in a legend to hide or show it; drag in a plot to zoom, '
-        "double-click to return. Learning-rate and token axes are logarithmic with ticks at powers of "
-        "two.</p></section>",
-        drawn,
+        "double-click to return. Point at a mark, or go from mark to mark with the arrow keys, to see its numbers and "
+        "its run. Learning-rate and token axes are logarithmic with ticks at powers of two.</p>"
+        f"{chooser(analysis)}{drawn}</section>",
         numbers(table, analysis),
     )
     anchors = {
@@ -68,32 +70,71 @@ def page(kicker: str, heading: str, lead: str, links: dict[str, str], body: str,
         contents=" ".join(f'<a href="#{anchor}">{label}</a>' for anchor, label in links.items()),
         body=body,
         css=_asset("page.css"),
-        js=_asset("page.js"),
+        js=_asset("interact.js") + _asset("page.js"),
         palette=script_json(DARK),
         plotly=_packed(get_plotlyjs()),
     )
 
 
+def chooser(analysis: Analysis) -> str:
+    """Selections of N, T and the definition of B_crit, of those that there are several of; hidden without scripts."""
+    widths = sorted({cell.width for cell in analysis.cells})
+    budgets = sorted({cell.tokens for cell in analysis.cells})
+    choices = {
+        "N": [(width, str(width), str(width)) for width in widths],
+        "T": [(tokens, _superscript(grid_count(tokens)), _without_tags(grid_count(tokens))) for tokens in budgets],
+        "definition": [(name, _without_tags(definition_name(name)), "") for name in definitions_of(analysis)],
+    }
+    labels = {"N": "Width N", "T": "Budget T", "definition": "B<sub>crit</sub> by"}
+    selections = [
+        f'<label>{labels[name]} <select name="{name}"><option value="">all</option>'
+        + "".join(f'<option value="{value}" data-text="{text}">{said}</option>' for value, said, text in options)
+        + "</select></label>"
+        for name, options in choices.items()
+        if len(options) > 1
+    ]
+    if not selections:
+        return ""
+    button = '<button type="reset">Show all</button>'
+    return f'<form class="choose" hidden>{" ".join(selections)} {button} <output></output></form>'
+
+
+def _superscript(html: str) -> str:
+    """`2<sup>18</sup>` for where no markup is allowed."""
+    digits = str.maketrans("0123456789\N{MINUS SIGN}.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
+    return re.sub("<sup>(.*?)</sup>", lambda found: found[1].translate(digits), html)
+
+
+def _without_tags(html: str) -> str:
+    return re.sub("<[^>]*>", "", html)
+
+
 def figure_html(number: int, figure: Figure) -> str:
     """Title, plot or reason, caption with the link to the CSV, and the table behind it."""
-    csv = f'Data: <a href="data/{figure.id}.csv" download>{figure.id}.csv</a>.'
+    file = f"{figure.id}.csv"
+    csv = f'<a href="data/{file}" download data-csv="{file}">{file}</a>'
+    packed = f'<script type="text/plain" data-csv>{_packed(figure.data.to_csv(index=False))}</script>'
     numbers = frame_table(figure.data, f"Data of figure {number}")
     details = f"<details><summary>The numbers behind this figure</summary>{numbers}</details>"
     if figure.plot is None:
-        drawing, caption, attribute = f'<p class="undrawn">{figure.reason}</p>', csv, ""
+        drawing, caption, attribute = f'<p class="undrawn">{figure.reason}</p>', "", ""
     else:
-        label = escape(re.sub("<[^>]*>", "", f"{figure.title}. {figure.caption}"), quote=True)
-        caption = f"{figure.caption} {csv}"
+        label = escape(_without_tags(f"{figure.title}. {figure.caption}"), quote=True)
+        caption = f"<figcaption>{figure.caption}</figcaption>"
+        csv = f'<button type="button" data-svg hidden>{figure.id}.svg</button> {csv}'
         spec = _packed(str(to_json(figure.plot)))
         drawing = (
             '<div class="legend" role="group" aria-label="Legend"></div>'
-            f'<div class="plot" role="img" aria-label="{label}"></div><script type="text/plain">{spec}</script>'
+            f'<div class="plot" tabindex="0" role="application" aria-roledescription="chart" aria-label="{label}">'
+            "</div>"
+            '<p class="said" aria-live="polite"></p><p class="undrawn missing">Nothing here of what is chosen.</p>'
+            f'<script type="text/plain" data-plot>{spec}</script>'
         )
         kinds = {"tall": figure.plot.layout.height > _TALL, "single": "xaxis2" not in figure.plot.layout}
         attribute = f' data-drawn class="{" ".join(kind for kind, holds in kinds.items() if holds)}"'
     return (
         f'<figure id="{figure.id}"{attribute}><h3>{number}. {figure.title}</h3>{drawing}'
-        f"<figcaption>{caption}</figcaption>{details}</figure>"
+        f'{caption}<p class="save">Save {csv}</p>{details}{packed}</figure>'
     )
 
 

@@ -5,13 +5,17 @@ from the bare losses. It reads the page as a reader does and shares no code with
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from analysis.review.conditions import check_conditions
 from analysis.review.counted import check_counts, check_finished, check_provenance
 from analysis.review.drawn import check_figures
 from analysis.review.evidence import Evidence, gather
 from analysis.review.findings import Finding, by_severity
+from analysis.review.live import check_report, with_words
+from analysis.review.published import fetch
 from analysis.review.quoted_sentences import check_sentences
 from analysis.review.quoted_tables import check_tables
 from analysis.review.recomputed import check_best, check_cells, check_laws
@@ -41,9 +45,30 @@ def review(report: Path, table: Path | None = None) -> tuple[Finding, ...]:
     return examine(gather(report, table))
 
 
+def review_published(url: str) -> tuple[Finding, ...]:
+    """The same for a Weights & Biases Report: words, panels, live runs, and the page that was logged with it.
+
+    Raises ConfigError without the Report, its analysis run, a key or the network.
+    """
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        published = fetch(url, folder)
+        page = gather(folder)
+        on_page = examine(page)
+        said = examine(with_words(page, published))
+        shared = [found for found in on_page if found not in said]  # of the page alone
+        return by_severity(
+            (
+                *said,
+                *(replace(found, where=f"logged page: {found.where}") for found in shared),
+                *check_report(page, published, folder),
+            )
+        )
+
+
 def examine(evidence: Evidence) -> tuple[Finding, ...]:
     """The findings on a report that has been read."""
     return by_severity(finding for check in CHECKS for finding in check(evidence))
 
 
-__all__ = ["CHECKS", "Finding", "examine", "review"]
+__all__ = ["CHECKS", "Finding", "examine", "review", "review_published"]

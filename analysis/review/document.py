@@ -141,7 +141,7 @@ class _Page(HTMLParser):
         if self._script is None:
             if self._open:
                 self._open[-1][1].append(data)
-        elif self._section.name and self._script.get("type") == "text/plain" and self._script.get("id") is None:
+        elif self._section.name and "data-plot" in self._script:
             self._section.plot = read_spec(data)
 
     def _pause(self) -> None:

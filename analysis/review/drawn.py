@@ -14,7 +14,7 @@ from configs.errors import ConfigError
 
 KEY = ["width", "tokens", "batch_tokens"]
 SCALES = {"learning rate": "log", "tokens": "log", "loss": "linear"}  # what an axis title holds -> how it is scaled
-UNITS = ("tokens", "nats", "at base width", "width N", "RMS")
+UNITS = ("tokens", "nats", "at base width", "width N", "RMS", "agreement of signs", "best η of one step")
 BOUNDS = {
     "up": "low",
     "right": "low",
@@ -41,30 +41,20 @@ def check_figures(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _axes(section: Section, where: str) -> Iterator[Finding]:
-    """Titles with units, in every arrangement of the panels; learning rates and tokens on logarithmic axes."""
+    """Titles with units; learning rates and tokens on logarithmic axes, losses on linear ones."""
     layout = (section.plot or {})["layout"]
-    axes = [name for name in layout if name.startswith(("xaxis", "yaxis"))]
-    arrangements = layout.get("meta", {}).get("arrangements") or [layout]
-    for letter in "xy":
-        own = [name for name in axes if name.startswith(letter)]
-        for arranged in arrangements:
-            titles = {plain_text(text) for name in own if (text := _axis_title(arranged.get(name, {})))}
-            if not titles:
-                yield Finding("error", "axes", where, f"no {letter} axis has a title")
-                break
-            if bare := [title for title in titles if not any(unit in title for unit in UNITS)]:
-                yield Finding("error", "axes", where, f"the {letter} axis {bare[0]!r} has no unit")
-                break
-            scales = {_wanted_scale(title) for title in titles}
-            scale = scales.pop() if len(scales) == 1 else None
-            if scale and any(layout[name].get("type", "linear") != scale for name in own):
-                yield Finding("error", "axes", where, f"the {letter} axis {min(titles)!r} is not {scale}")
-                break
-
-
-def _axis_title(axis: dict[str, Any]) -> str:
-    title = axis.get("title", {})
-    return title.get("text", "") if isinstance(title, dict) else title
+    titles_of = layout.get("meta", {}).get("titles", {})  # a panel's own are taken from here wherever it is put
+    for letter, titles in (("x", [titles_of.get("x", "")]), ("y", titles_of.get("y", [""]))):
+        said = [plain_text(title) for title in titles if title]
+        scales = {_wanted_scale(title) for title in said}
+        scale = scales.pop() if len(scales) == 1 else None
+        axes = [axis for name, axis in layout.items() if name.startswith(f"{letter}axis")]
+        if len(said) < len(titles):
+            yield Finding("error", "axes", where, f"an {letter} axis has no title")
+        elif bare := [title for title in said if not any(unit in title for unit in UNITS)]:
+            yield Finding("error", "axes", where, f"the {letter} axis {bare[0]!r} has no unit")
+        elif scale and any(axis.get("type", "linear") != scale for axis in axes):
+            yield Finding("error", "axes", where, f"the {letter} axis {min(said)!r} is not {scale}")
 
 
 def _wanted_scale(title: str) -> str | None:
@@ -72,8 +62,13 @@ def _wanted_scale(title: str) -> str | None:
 
 
 def _title(section: Section, evidence: Evidence, where: str) -> Iterator[Finding]:
-    """The optimum depends on the schedule: it stands in every title."""
-    if is_steps(evidence) or "schedule" not in evidence.table or evidence.table["schedule"].isna().all():
+    """The optimum depends on the schedule: it stands in every title but that of single steps from a checkpoint."""
+    if (
+        section.name == "surge-checkpoint"
+        or is_steps(evidence)
+        or "schedule" not in evidence.table
+        or evidence.table["schedule"].isna().all()
+    ):
         return
     schedules = sorted(evidence.table["schedule"].dropna().unique())
     heading = next((text for kind, text in section.blocks if kind == "h3"), "")

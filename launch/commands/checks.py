@@ -81,6 +81,21 @@ def transfer_command(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def rules_command(arguments: argparse.Namespace, console: Console) -> int:
+    from analysis.arms import read_runs
+    from analysis.report.rules import write_rules
+    from analysis.surge_measured import surges_of
+
+    study_dir = arguments.directory
+    table, _ = collected(study_dir)
+    surges = surges_of(study_dir)
+    page, said = write_rules(table, read_runs(study_dir), surges, study_dir.name, study_dir / "rules")
+    for line in said:
+        console.print(f"{line}.", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {page}")
+    return 0
+
+
 def _sweep(arguments: argparse.Namespace, study_dir: Path, console: Console) -> int:
     """Train what is left of a transfer's runs."""
     from configs.load import load_run

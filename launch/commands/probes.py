@@ -35,3 +35,14 @@ def lr_critical_command(arguments: argparse.Namespace, console: Console) -> int:
     where = f"at {tokens:,} tokens, where the loss of the batch is {found.loss:.4f} nats"
     console.print(f"{where}; {found.passes} forward passes", highlight=False, soft_wrap=True)
     return 0
+
+
+def warmup_command(arguments: argparse.Namespace, console: Console) -> int:
+    from analysis.report.warmup import write_warmup
+    from analysis.trajectories import trajectories
+    from launch.commands.asked import collected
+
+    table, _ = collected(arguments.study)
+    page = write_warmup(table, trajectories(arguments.study), arguments.study.name, arguments.study / "warmup")
+    console.print(f"wrote {page}")
+    return 0

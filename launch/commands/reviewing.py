@@ -2,10 +2,13 @@
 
 import argparse
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+
+from configs.errors import ConfigError
 
 if TYPE_CHECKING:
     from analysis.review.findings import Finding
@@ -15,10 +18,15 @@ _COLOUR = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def review_command(arguments: argparse.Namespace, console: Console) -> int:
-    from analysis.review import review
+    from analysis.review import review, review_published
     from analysis.review.findings import has_errors
 
-    findings = review(arguments.report, arguments.table)
+    if "://" in arguments.report:
+        if arguments.table:
+            raise ConfigError(f"--table {arguments.table}: a W&B Report has the run table that was logged with it")
+        findings = review_published(arguments.report)
+    else:
+        findings = review(Path(arguments.report), arguments.table)
     _print(console, findings)
     return 1 if has_errors(findings) else 0
 

@@ -88,11 +88,21 @@ def analyse_command(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def report_command(arguments: argparse.Namespace, console: Console) -> int:
-    from analysis.report import write_report
+    from analysis.report import drawn_figures, write_report
     from analysis.surge_measured import surges_of
 
+    if arguments.wandb:
+        from analysis.report.wandb_report import entity_and_project, publish
+
+        entity_and_project(arguments.wandb)  # before anything is computed
     for directory, table, analysis in _analyses(arguments, console):
-        console.print(f"wrote {write_report(table, analysis, directory / 'report', surges_of(directory))}")
+        surges = surges_of(directory)
+        page = write_report(table, analysis, directory / "report", surges)
+        console.print(f"wrote {page}")
+        if arguments.wandb:
+            with console.status(f"publishing in {arguments.wandb}"):
+                url = publish(page, table, analysis, drawn_figures(table, analysis, surges), arguments.wandb)
+            console.print(f"published {url}", soft_wrap=True)
     return 0
 
 

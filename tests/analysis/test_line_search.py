@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.line_search import Search, measure
+from analysis.line_search import Search, form_of, measure
 from analysis.surge_theory import sign_optimum, sign_scales
 from tests.analysis.coverage import DRAWS, assert_covers, holds
 from tests.analysis.test_surge_prediction import Toy, toy
@@ -81,3 +81,15 @@ def test_noise_alone_has_no_best_rate():
     rng = np.random.default_rng(0)
     step = measure([Search(64.0, np.array([1e-3, 2e-3, 4e-3]), rng.standard_normal((16, 3)))]).steps[0]
     assert step.lr.status == "not_identified"
+
+
+def test_a_surge_is_seen_and_a_rise_without_end_is_none():
+    """With an off-diagonal sum lr*(B) peaks inside the grid; without, it goes on as sqrt(B), as all forms begin."""
+    q = toy()
+    _, verdict = form_of([search(q, 1, batch, blocks=4000) for batch in BATCHES], tokens=2**15)
+    assert verdict.candidates == ("surge",), verdict
+    q = Toy(q.mu, q.sigma, np.diag(np.diag(q.hessian)))
+    laws, _ = form_of([search(q, 1, batch, blocks=4000) for batch in BATCHES], tokens=2**15)
+    (surge,) = (law for law in laws if law.form == "surge")
+    assert surge.parameters["batch_crit"].low > BATCHES[-1] * SEQ_LEN
+    assert form_of([search(q, 1, 64.0)], tokens=2**15)[1].verdict == "too few points"

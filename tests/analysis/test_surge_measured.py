@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.analyse import analyse
-from analysis.figures.surge import MOST, surge_at_checkpoints
+from analysis.figures.surge import surge_at_checkpoints
 from analysis.report import write_report
 from analysis.report.surge import write_surge_page
 from analysis.surge_measured import FILE, curve, lines, read_surge, sentence, surges_of, write_surge
@@ -91,9 +91,10 @@ def test_the_figure_marks_both_noise_batches(file):
     assert surge.prediction.batch_noise.value in drawn
 
 
-def test_a_report_has_the_figure_where_something_was_measured(tmp_path):
+def test_a_report_has_the_figure_where_something_was_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("analysis.figures.surge.MOST", 1)
     study = tmp_path / "study"
-    for tokens in [2**k for k in range(10, 11 + MOST)]:
+    for tokens in (2**10, 2**11):
         where = study / "runs" / "0123456789ab" / "surge" / f"{tokens:015d}"
         where.mkdir(parents=True)
         (where / FILE).write_text(json.dumps(measurement(tokens)))
@@ -103,7 +104,7 @@ def test_a_report_has_the_figure_where_something_was_measured(tmp_path):
     assert "surge-checkpoint" in page.read_text()
     assert "1 more are in the data" in page.read_text()
     data = pd.read_csv(page.parent / "data" / "surge-checkpoint.csv")
-    assert data["tokens"].nunique() == MOST + 1
+    assert data["tokens"].nunique() == 2
     assert "surge-checkpoint" not in write_report(table, analysis, tmp_path / "without").read_text()
 
 

@@ -58,6 +58,8 @@ def sums(q: Toy, seed: int, blocks: int = BLOCKS, size: int = BLOCK, hessian_noi
         agreed=pairs(signs, signs) / 40,
         signs_along=pairs(signs, mean),
         signs_bend=np.einsum("bki,kij,bkj->bk", signs, h, signs),
+        gradient_sq=pairs(mean, mean),
+        noise_sq=np.array((q.sigma**2).sum()),
     )
 
 
@@ -80,6 +82,7 @@ def test_every_number_comes_back_within_its_interval():
         see("B_noise", found.batch_noise, scales.batch_noise * SEQ_LEN)
         see("lr_max", found.lr_max, scales.lr_max)
         see("drop_max", found.drop_max, scales.drop_max)
+        see("noise scale", found.noise_scale, SEQ_LEN * (q.sigma**2).sum() / (q.mu**2).sum())
         see("bound", found.bound, SEQ_LEN * np.pi / 2 / np.mean((q.mu / q.sigma) ** 2))
         for b in (2, 8, 12):
             see(f"lr* at B = {BATCHES[b]:g}", found.curve[b].lr, exact.lr[b])

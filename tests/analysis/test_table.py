@@ -1,7 +1,10 @@
 """Run directories -> the run table, where some runs are the trunks of others."""
 
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -10,7 +13,16 @@ from analysis.report.provenance import provenance
 from analysis.table import build_table, write_table
 from configs.identity import run_id
 from configs.plan import readouts
-from configs.rundir import Readout, Status, create_run, run_dir_of, write_atomic, write_json, write_status
+from configs.rundir import (
+    Readout,
+    Status,
+    create_run,
+    metrics_path,
+    run_dir_of,
+    write_atomic,
+    write_json,
+    write_status,
+)
 from configs.schema import RunConfig
 
 BUDGETS = (2**16, 2**17)
@@ -107,3 +119,25 @@ def test_a_foreign_table_needs_neither_column(cooldowns: Path):
     table = build_table(cooldowns)
     foreign = table[["width", "tokens", "batch_tokens", "lr", "loss"]]
     assert [cell.lr for cell in analyse(foreign).cells] == [cell.lr for cell in analyse(table).cells]
+
+
+def test_the_noise_that_runs_logged_is_a_definition_of_the_critical_batch(tmp_path: Path):
+    """Planted: tr Sigma = 4096 |G|^2; at the first budget of a readout only half of the records are there."""
+    random, lines = np.random.default_rng(0), []
+    for lr in LRS:
+        config = run(lr=lr, readout_tokens=[2**17], log={"noise": "gradients"})
+        lines.append(finish(tmp_path, config, loss=3.0 + 0.02 * (math.log2(lr) + 7.4) ** 2))
+        rows = [{"kind": "resume", "tokens": 0}]
+        for tokens in range(2**11, 2**18 + 1, 2**11):
+            mean_sq, trace = 1 + 0.3 * random.standard_normal(), 4096 * (1 + 0.1 * random.standard_normal())
+            rows.append({"kind": "noise", "tokens": tokens, "of": "gradients", "mean_sq": mean_sq, "trace": trace})
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomic(metrics_path(run_dir_of(tmp_path, lines[-1]), 1), text)
+    write_atomic(tmp_path / "manifest.jsonl", "".join(f'{{"id": "{identity}"}}\n' for identity in lines))
+    table = build_table(tmp_path)
+    assert set(table["noise_of"]) == {"gradients"}
+    assert ((table["noise_scale_low"] < 4096) & (table["noise_scale_high"] > 4096)).mean() >= 0.75
+    found = [crit for crit in analyse(table).critical_batch if crit.definition == "noise_scale"]
+    assert [crit.tokens for crit in found] == [2**17, 2**18]
+    assert [crit.batch.value for crit in found] == pytest.approx([4096] * 2, rel=0.15)
+    assert found[0].batch.value != found[1].batch.value

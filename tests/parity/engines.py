@@ -15,28 +15,50 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor
 
+from configs.schema import RunConfig
 from tests.parity.cells import CELLS, SNAPSHOTS, Cell, layout, lr_at, read_batches
 from train.build import built
 from train.engine import Engine, optimizer_step, set_lr, start_distributed, stop_distributed
 from train.model import loss_of
+from train.noise import KINDS, NoiseProbe
 
 
 def measure(cell: Cell, batches: list[Tensor]) -> dict[str, Any]:
-    """Losses, norms, the states after the steps of SNAPSHOTS, and the optimizer groups at the start and at the end."""
+    """Losses, norms, the states after the steps of SNAPSHOTS, and the optimizer groups at the start and at the end.
+
+    Both probes of the gradient's noise watch, of which the plain loop knows nothing; `probed` is the norm they see.
+    """
     config, plan = layout(cell)
     with built(config, plan) as (engine, _):
-        groups, losses, norms, states = [groups_of(engine)], [], [], []
+        groups, losses, norms, probed, states = [groups_of(engine)], [], [], [], []
+        probes = [NoiseProbe(engine, watched(config, noise), plan) for noise in ("gradients", "gains")]
+
+        def look(weight: float, last: bool) -> None:
+            for probe in probes:
+                probe.after_backward(weight, last)
+
         for step, batch in enumerate(batches):
             set_lr(engine, lr_at(config, step))
             mine = batch.chunk(cell.world_size)[dist.get_rank()].chunk(cell.accumulation)
             parts = (loss_of(engine, micro_batch) for micro_batch in mine)
-            loss, norm = optimizer_step(engine, parts, config.optimizer.clip_norm)
+            for probe in probes:
+                probe.begin(step + 1, recorded=True)
+            loss, norm = optimizer_step(engine, parts, config.optimizer.clip_norm, None, look)
+            for probe in probes:
+                probe.after_step()
+            (seen,), _ = probes[0].taken()
+            probed.append(mean_over_ranks(seen[len(KINDS) :].sum()) ** 0.5)
             losses.append(mean_over_ranks(loss))
             norms.append(norm.item())
             if step + 1 in SNAPSHOTS:
                 states.append({"step": step + 1} | state_of(engine))
         groups.append(groups_of(engine))
-    return {"losses": losses, "norms": norms, "states": states, "groups": groups}
+    return {"losses": losses, "norms": norms, "probed": probed, "states": states, "groups": groups}
+
+
+def watched(config: RunConfig, noise: str) -> RunConfig:
+    """The run with its noise logged."""
+    return config.model_copy(update={"log": config.log.model_copy(update={"noise": noise})})
 
 
 def mean_over_ranks(value: Tensor) -> float:

@@ -57,6 +57,11 @@ def test_every_group_keeps_its_rate_decay_eps_and_betas(cell, measured):
             assert tuple(group["betas"]) == (config.optimizer.beta1, config.optimizer.beta2)
 
 
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_the_probe_sees_the_norm_before_clipping(cell, measured):
+    assert measured[str(cell)]["probed"] == pytest.approx(measured[str(cell)]["norms"], rel=1e-5)
+
+
 def test_the_run_clips_some_steps_and_not_others(measured):
     norms, clip_norm = measured[str(CELLS[0])]["norms"], config_of("fp32").optimizer.clip_norm
     assert min(norms) < 0.95 * clip_norm < 1.05 * clip_norm < max(norms)

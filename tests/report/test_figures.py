@@ -50,10 +50,11 @@ def test_ticks_are_powers_of_two_and_few() -> None:
 
 def test_panels_do_not_overlap_in_any_arrangement() -> None:
     plot = panels([str(i) for i in range(5)], 3, x={"title": "x"}, y={"title": "y"})
-    assert len(plot.layout.meta["arrangements"]) == 3
-    for arrangement in plot.layout.meta["arrangements"]:
-        ends = ["", "2", "3", "4", "5"]
-        boxes = [(*arrangement[f"xaxis{e}"]["domain"], *arrangement[f"yaxis{e}"]["domain"]) for e in ends]
+    arrangements = plot.layout.meta["arrangements"]
+    assert {shown: len(by_columns) for shown, by_columns in arrangements.items()} == {1: 1, 2: 2, 3: 3, 4: 3, 5: 3}
+    for shown, arrangement in [(n, a) for n, by_columns in arrangements.items() for a in by_columns]:
+        boxes = [(*axes["x"]["domain"], *axes["y"]["domain"]) for axes in arrangement["axes"]]
+        assert len(boxes) == shown
         for i, (left, right, low, high) in enumerate(boxes):
             assert 0 <= left < right <= 1
             assert 0 <= low < high <= 1

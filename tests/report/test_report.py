@@ -1,5 +1,6 @@
 """The page and the files beside it."""
 
+import hashlib
 import json
 import re
 
@@ -7,9 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.analyse import analyse
+from analysis.growth import Bootstrap
 from analysis.report import write_report
 from tests.planted import planted_table
 from tests.report.conftest import Report, make_report
+from tests.report.test_figures import contrast
 
 FIGURES = (
     "lr-against-tokens",
@@ -47,8 +51,52 @@ def test_every_link_leads_somewhere(report: Report) -> None:
         assert f'id="{anchor}"' in report.html
 
 
-def test_the_page_is_small(report: Report) -> None:
-    assert report.page.stat().st_size < MOST_BYTES
+def test_the_page_of_500_runs_is_small(tmp_path) -> None:
+    """At three budgets; ids as the launcher makes them, which do not compress."""
+    table = planted_table(widths=(64, 128, 256), seeds=(0, 1, 2), noise=0.004, diverge_above=3.2)
+    ids = {name: hashlib.sha256(name.encode()).hexdigest()[:12] for name in table["run_id"].unique()}
+    assert len(ids) == 486
+    table["run_id"] = table["run_id"].map(ids)
+    page = write_report(table, analyse(table, bootstrap=Bootstrap(resamples=5)), tmp_path)
+    assert page.stat().st_size < MOST_BYTES
+
+
+def colours(css: str) -> dict[str, dict[str, str]]:
+    """The variables of the light page, of the dark one and on paper."""
+    found = [
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{3,6});", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
+    ]
+    return {"light": found[0], "dark": found[0] | found[1], "paper": found[0] | found[2]}
+
+
+@pytest.mark.parametrize("page", ["light", "dark", "paper"])
+def test_all_text_stands_out(report: Report, page: str) -> None:
+    """WCAG 2.2 AA: 4.5 to 1, on the page and on tinted ground."""
+    tones = {name: full(tone) for name, tone in colours(report.html)[page].items()}
+    for text in ("ink", "muted", "link", "warn"):
+        for ground in ("paper", "tint"):
+            assert contrast(tones[text], tones[ground]) >= 4.5, (text, ground)
+
+
+def full(colour: str) -> str:
+    return colour if len(colour) == 7 else "#" + "".join(2 * digit for digit in colour[1:])
+
+
+def test_every_drawn_figure_has_a_text_and_can_be_reached(report: Report) -> None:
+    plots = re.findall(r'<div class="plot" tabindex="0"[^>]* aria-label="([^"]+)">', report.html)
+    assert len(plots) == len(FIGURES)
+    assert all(len(text) > 80 and "<" not in text for text in plots)
+    assert report.html.count("data-svg hidden") == len(FIGURES)
+
+
+def test_the_choices_are_those_of_the_table(report: Report, small_report: Report) -> None:
+    chosen = re.findall(r'<select name="(\w+)">(.*?)</select>', report.html)
+    values = {name: re.findall(r'value="(\w*)"', options) for name, options in chosen}
+    assert values["N"] == ["", "64", "128"]
+    assert values["T"] == ["", "262144", "524288", "1048576"]
+    assert "2¹⁸</option>" in dict(chosen)["T"]
+    assert set(values["definition"]) - {""} == {crit.definition for crit in report.analysis.critical_batch}
+    assert "<select" not in small_report.html
 
 
 def test_nothing_half_written_stays_and_a_second_report_replaces_the_first(small_report: Report) -> None:

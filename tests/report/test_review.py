@@ -290,9 +290,7 @@ def axis(figure: str, **changed: object) -> Callable[[Files], None]:
         layout = sections[figure].plot["layout"]
         layout["xaxis"] |= {name: value for name, value in changed.items() if name != "title"}
         if "title" in changed:
-            for arranged in layout["meta"]["arrangements"]:
-                for name in [n for n in arranged if n.startswith("xaxis")]:
-                    arranged[name]["title"] = {"text": changed["title"] if arranged[name]["title"]["text"] else ""}
+            layout["meta"]["titles"]["x"] = changed["title"]
 
     def defect(files: Files) -> None:
         files.plots = change
@@ -368,7 +366,7 @@ DEFECTS: list[tuple[Callable[[Files], None], str, str]] = [
     (mixed("schedule", "cosine"), "conditions", "schedule mixes constant, cosine"),
     (condition_misstated, "conditions", "says bf16; ZeRO 1; ranks 1; the run table has fp32"),
     (schedule_untitled, "conditions", "does not say the schedule"),
-    (axis("lr-crit", title=""), "axes", "no x axis has a title"),
+    (axis("lr-crit", title=""), "axes", "an x axis has no title"),
     (axis("lr-against-batch", title="batch B"), "axes", "'batch B' has no unit"),
     (axis("loss-against-lr", type="linear"), "axes", "'learning rate η (at base width)' is not log"),
     (unit_of_the_summary, "axes", "B is in tokens"),

@@ -1,9 +1,9 @@
 """What the live mirror costs a step, in % of its time: `python -m tests.train.mirror_cost [BLOCKS]`.
 
-One run is trained with a row at every step, mirrored by the real client to a server on loopback. In every second block
-of steps the mirror and its client are stopped (SIGSTOP), so that the machine's other work falls on both alike. Printed
-is the median over pairs of neighbouring blocks of how much longer a step takes with the mirror, and its 95 % interval
-by bootstrap. `stall` is what the worker itself spends on the mirror: telling it of the run's beginning and end.
+One run is trained with a row at every fourth step, mirrored by the real client to a server on loopback. In every second
+block of steps the mirror and its client are stopped (SIGSTOP), so that the machine's other work falls on both alike.
+Printed is the median over pairs of neighbouring blocks of how much longer a step takes with the mirror, and its 95 %
+interval by bootstrap. `stall` is what the worker itself spends on the mirror: telling it of the run's begin and end.
 """
 
 import json
@@ -33,12 +33,13 @@ from train.mirror import mirroring
 
 STEPS = 10  # of a block
 WARMUP = 400  # steps until the client runs
-RUN = """
-model: {width: 64, depth: 2, seq_len: 128}
-data: {valid_tokens: 2^12}
-batch_tokens: 2^10
-log: {every_tokens: 2^10, wandb: online}
-checkpoint: {keep: none}
+BATCH_TOKENS = 2**9
+RUN = f"""
+model: {{width: 32, base_width: 32, depth: 2, head_dim: 16, seq_len: 64}}
+data: {{valid_tokens: 2^12}}
+batch_tokens: {BATCH_TOKENS}
+log: {{every_tokens: 2^11, wandb: online}}
+checkpoint: {{keep: none}}
 """
 
 
@@ -50,7 +51,7 @@ def main(blocks: int) -> None:
         config_file, run_dir = Path(where) / "run.yaml", Path(where) / "run"
         config_file.write_text(RUN)
         corpus = ensure_embedded(Path("runs/data"))
-        tokens = 2**10 * (WARMUP + STEPS * blocks + 1)
+        tokens = BATCH_TOKENS * (WARMUP + STEPS * blocks + 1)
         config = pinned(load_run(config_file, [f"budget_tokens={tokens}"]), corpus)
         create_run(run_dir, config)
         planned = plan(config, Hardware(world_size=1))
@@ -70,9 +71,12 @@ def main(blocks: int) -> None:
                     ends[-1] = time.perf_counter()
                 return False
 
-            train(engine, rows, config, planned, stores, run_dir, read_status(run_dir), step_ended, lambda row: None)
-            mirrors = set(descendants(os.getpid())) - {server}
-            switch(mirrors, on=True)
+            before = read_status(run_dir)
+            try:
+                train(engine, rows, config, planned, stores, run_dir, before, step_ended, lambda row: None)
+            finally:  # what is stopped would stay for ever
+                mirrors = set(descendants(os.getpid())) - {server}
+                switch(mirrors, on=True)
             busy = sum(map(cpu_seconds, mirrors))
             began = time.perf_counter()
             tell(ended=run_dir)

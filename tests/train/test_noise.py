@@ -130,7 +130,7 @@ def test_under_svag_the_weights_are_undone(tmp_path, data_dir, process_group, no
     size = 4 if noise == "gradients" else 1
     parts = [gradients_of(network, part) for part in tokens.split(size)]
     weights = [w * size / 8 for w in batch_weights(4) for _ in range(8 // size)]
-    whole = {name: sum(w * part[name] for w, part in zip(weights, parts, strict=True)) for name in parts[0]}
+    whole = {n: torch.stack([w * part[n] for w, part in zip(weights, parts, strict=True)]).sum(0) for n in parts[0]}
     small, big = torch.stack([squares(part) for part in parts]).mean(0), squares(whole)
     watched = slice(None) if noise == "gradients" else slice(KINDS.index("norm"), KINDS.index("norm") + 1)
     count = len(KINDS)

@@ -84,6 +84,9 @@ def test_a_quadratic_is_what_theory_says(tmp_path):
     exact = sign_optimum(q.mu, q.sigma, q.hessian, batches)
     assert holds(prediction.batch_noise, scales.batch_noise * 8)
     assert holds(prediction.lr_max, scales.lr_max)
+    raw = np.repeat(MULTIPLIER, (16, 24))  # mu and sigma are those of phi
+    assert holds(prediction.noise_scale, 8 * ((q.sigma / raw) ** 2).sum() / ((q.mu / raw) ** 2).sum())
+    assert prediction.noise_scale.status == "ok"
     assert prediction.batch_noise.status == "ok"
     found = measure([Search(row["batch_tokens"], np.array(row["lr"]), np.array(row["drop"])) for row in rows])
     hits = []

@@ -154,6 +154,7 @@ def test_a_stopped_warmup_goes_on_bit_for_bit(run, tmp_path, warmup):
     ("overrides", "message"),
     [
         (["schedule.warmup_tokens=0"], "schedule.warmup = critical with schedule.warmup_tokens = 0: .*give its length"),
+        (["optimizer.svag=2", "optimizer.clip_norm=0"], "schedule.warmup = critical with optimizer.svag = 2"),
         (["branch={parent: 0123456789ab, tokens: 2048}"], "schedule.warmup = critical in a branch: .*from scratch"),
     ],
 )

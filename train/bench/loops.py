@@ -132,7 +132,8 @@ def whole(config: RunConfig, plan: Plan, stores: Stores, folder: Path) -> Iterat
             heard: list[dict[str, Any]] = []
             train(engine, rows, config, plan, stores, run_dir, Status(), lambda: False, heard.append)
             rows_of_all.extend(row for row in read_metrics(run_dir) if row["kind"] == "train")
-            return config.batch_tokens / heard[-2]["tokens_per_s"]  # the last row but the validation's
+            last = next(row for row in reversed(heard) if "tokens_per_s" in row)
+            return config.batch_tokens / last["tokens_per_s"]
 
         yield call, rows_of_all
 

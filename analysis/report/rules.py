@@ -1,0 +1,128 @@
+"""The page of `bcrit rules`: did the rule hold, by how much better than its alternatives, and did noise dominate?"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from analysis.arms import REFERENCE, SVAG, Distance, Gap, Run, distances, gaps, own_rule_of
+from analysis.branched import branched_batches
+from analysis.console import written
+from analysis.figures.figure import schedule_of
+from analysis.figures.rules import NAMES, final_gaps, overlays, statistics
+from analysis.report.checks import write_page
+from analysis.report.html import bullets, html_table
+from analysis.results import Estimate
+from analysis.surge_measured import Surge, sentence
+from configs.rundir import write_atomic
+
+NO_LOSS = 0.01  # nats, of Merrill et al.: the rule loses nothing up to here
+
+
+def rule_verdict(found: Sequence[Distance]) -> str:
+    """Which alternatives the first of the distances, the study's own rule, held better than, with the numbers."""
+    own, *others = found
+    name = NAMES[own.rule]
+    text = f"Runs under the {name} end {_nats(own.distance)} from the reference, the mean over batches"
+    if own.distance.value is None:
+        return f"{text}: {own.distance.method}"
+    if not others:
+        return text
+    sides: dict[str, list[str]] = {"better than": [], "worse than": [], "not told apart from": []}
+    for other in others:
+        words = f"{NAMES[other.rule].partition(':')[0]} ({_nats(other.distance)})"
+        low, high = other.behind.low, other.behind.high
+        if other.behind.value is None:
+            sides["better than"].append(f"{NAMES[other.rule].partition(':')[0]} ({other.behind.method})")
+        elif low is None or high is None or low <= 0 <= high:
+            sides["not told apart from"].append(words)
+        else:
+            sides["better than" if low > 0 else "worse than"].append(words)
+    return f"{text}; it held " + "; ".join(f"{side} {', '.join(who)}" for side, who in sides.items() if who)
+
+
+def svag_verdict(found: Sequence[Gap]) -> str:
+    """Whether runs with more noise and smaller steps end where the optimizer does."""
+    parts = "; ".join(f"l = {gap.factor:g}: {written(gap.gap, '{:+.4f}')} nats" for gap in found)
+    ends = [(gap.gap.low, gap.gap.high) for gap in found if gap.gap.low is not None and gap.gap.high is not None]
+    if len(ends) < len(found):
+        return f"Without intervals (one seed, or diverged runs) nothing can be said of the SDE: {parts}"
+    if all(low <= 0 <= high for low, high in ends):
+        reach = max(max(abs(low), abs(high)) for low, high in ends)
+        return f"No run is told apart from the optimizer's, to within {reach:.4f} nats, as the SDE wants it: {parts}"
+    return f"Runs end elsewhere than the optimizer's, so the SDE does not describe it here to this accuracy: {parts}"
+
+
+def noise_lines(table: pd.DataFrame, runs: Sequence[Run], surges: Sequence[Surge]) -> list[str]:
+    """B_noise by every means that the study has, and the batch up to which the study's own rule loses nothing."""
+    lines, own = [], own_rule_of(runs)
+    ids = {run.run_id for run in runs if run.rule == REFERENCE}
+    at_end = table[table["run_id"].isin(ids) & (table["tokens"] == table["budget_tokens"])]
+    scale = _geometric_mean(at_end["noise_scale"]) if "noise_scale" in at_end else None
+    if scale is not None:
+        of = "gradients of all parameters" if set(at_end["noise_of"].dropna()) == {"gradients"} else "the norms' gains"
+        lines.append(
+            f"Gradient noise scale of the reference at the end, tr Σ/|G|² of {of}: {written(scale, '{:,.0f}')} tokens"
+        )
+    if own != SVAG:
+        held = _held(gaps(runs), own)
+        lines.append(f"The {NAMES[own]} loses less than {NO_LOSS} nats {held}")
+    lines += [
+        f"Branched critical batch at {crit.tokens:,} tokens, the best rule of each batch (Merrill et al.): "
+        f"{written(crit.batch, '{:,.0f}')} tokens"
+        for crit in branched_batches(table)
+    ]
+    lines += [f"Surge at {s.about['tokens']:,} tokens of run {s.about['run_id']}: {sentence(s)}" for s in surges]
+    return lines
+
+
+def write_rules(
+    table: pd.DataFrame, runs: Sequence[Run], surges: Sequence[Surge], heading: str, out_dir: Path
+) -> tuple[Path, list[str]]:
+    """Write `out_dir`/index.html, rules.json and data/; return the page and the sentences that it begins with."""
+    own, found = own_rule_of(runs), gaps(runs)
+    apart = () if own == SVAG else distances(runs, own)
+    said = [svag_verdict(found) if own == SVAG else rule_verdict(apart), *noise_lines(table, runs, surges)]
+    rows = [
+        (escape(NAMES[g.rule]), f"{g.factor:g}", f"{g.batch_tokens:,}", written(g.gap, "{:+.4f}"), str(g.n_diverged))
+        for g in found
+    ]
+    head = ("rule", "κ or l", "B, tokens", "loss − reference, nats", "diverged")
+    body = bullets(map(escape, said)) + html_table(head, rows, "Gaps at the end")
+    content = {"said": said, "gaps": [asdict(gap) for gap in found], "distances": [asdict(d) for d in apart]}
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(out_dir / "rules.json", json.dumps(content, indent=1, allow_nan=False))
+    figures = (overlays(runs, schedule_of(table)), final_gaps(found), statistics(runs, own))
+    return write_page(out_dir, "bcrit rules", heading, escape(said[0]) + ".", figures, body, "rules.json"), said
+
+
+def _held(found: Sequence[Gap], own: str) -> str:
+    arms = sorted((gap for gap in found if gap.rule == own), key=lambda gap: gap.factor)
+    fails = next((gap for gap in arms if gap.gap.value is None or gap.gap.value > NO_LOSS), None)
+    if fails is None:
+        return f"at every batch tried, up to {arms[-1].batch_tokens:,} tokens"
+    below = [gap.batch_tokens for gap in arms if gap.factor < fails.factor]
+    if not below:
+        return f"at no batch tried, from {fails.batch_tokens:,} tokens on"
+    return f"up to {below[-1]:,} tokens, more at {fails.batch_tokens:,}"
+
+
+def _geometric_mean(values: pd.Series) -> Estimate | None:
+    logs = np.log(values.dropna().to_numpy(float))
+    if not logs.size:
+        return None
+    mean = float(logs.mean())
+    if logs.size == 1:
+        return Estimate(float(np.exp(mean)), None, None, "tokens", "ok", "one run")
+    half = float(special.stdtrit(logs.size - 1, 0.975) * logs.std(ddof=1) / logs.size**0.5)
+    ends = (float(np.exp(mean - half)), float(np.exp(mean + half)))
+    return Estimate(float(np.exp(mean)), *ends, "tokens", "ok", f"over {logs.size} seeds")
+
+
+def _nats(estimate: Estimate) -> str:
+    return f"{written(estimate, '{:.4f}')} nats"
