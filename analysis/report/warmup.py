@@ -82,12 +82,12 @@ def _sentences(regimes: Sequence[dict]) -> list[str]:
         free = [r["change"] for r in mine if r["regime"] != "driven"]
         text = "; ".join(f"in {counts[name]} it {_REGIMES[name]}" for name in _ORDER if counts[name])
         firsts = fmean(r["first"] for r in mine)
-        by = f", by a factor of {plain(min(free))} to {plain(max(free))} before it met the threshold" if free else ""
+        by = f"Before it met the threshold it changed by a factor of {_span(pd.Series(free))}. " if free else ""
         met = sum(r["met"] for r in mine)
         thrown = sum(r["catapults"] for r in mine)
         said.append(
-            f"{_name(key)}: λ(P⁻¹H) is {plain(firsts)} before the first step. Of {len(mine)} runs, {text}{by}. "
-            f"It met the threshold in {met}, with {thrown} catapults in all."
+            f"{_name(key)}: λ(P⁻¹H) is {plain(firsts)} before the first step. Of {len(mine)} runs, {text}. "
+            f"{by}It met the threshold in {met}, with {thrown} catapults in all."
         )
     return said
 
@@ -142,7 +142,7 @@ def _savings(runs: pd.DataFrame) -> list[str]:
         share, there = part["saved_tokens"] / length, int(part["reached_tokens"].notna().sum())
         said.append(
             f"{parametrization}, {warmup}, warmup {grid_count(length)}: the rate before the first step is "
-            f"{_span(part['lr_start'])}, found in {plain(part['warmup_passes'].median())} forward passes (median); the "
+            f"{_span(part['lr_start'])}, found in {part['warmup_passes'].median():.0f} forward passes (median); the "
             f"peak is reached in {there} of {len(part)} runs, T<sub>save</sub> / T<sub>warmup</sub> = {_span(share)}."
         )
     return said
@@ -150,7 +150,10 @@ def _savings(runs: pd.DataFrame) -> list[str]:
 
 def _span(values: pd.Series) -> str:
     values = values.dropna()
-    return f"{plain(values.min())} to {plain(values.max())}" if len(values) else "not known"
+    if values.empty:
+        return "not known"
+    low, high = plain(values.min()), plain(values.max())
+    return low if low == high else f"{low} to {high}"
 
 
 def _is_plain(row: Row) -> bool:
