@@ -145,9 +145,7 @@ def moments(probe: Probe, sampling: Sampling, file: Path, advance: Advance) -> M
     return Moments(mean, sigma, torch.stack(state["signs"], dim=1), state["shown"])
 
 
-def hessian_sums(
-    probe: Probe, sampling: Sampling, found: Moments, file: Path, advance: Advance
-) -> dict[str, list[Any]]:
+def hessian_sums(probe: Probe, sampling: Sampling, found: Moments, file: Path, advance: Advance) -> dict[str, Any]:
     """Second pass: the fields of `analysis.surge_prediction.Sums` as lists, kept in `file` after every block."""
     rows: list[dict[str, Any]] = read_json(file) if file.exists() else []
     products = PRODUCT * sampling.probe_seqs

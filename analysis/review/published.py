@@ -52,7 +52,7 @@ def fetch(url: str, folder: Path) -> Published:
     from wandb_workspaces.reports.v2 import Report
 
     try:
-        report = Report.from_url(url)
+        report: Any = Report.from_url(url)  # annotated there as its inner form
         place = f"{report.entity}/{report.project}"
         panels = [panel for block in _blocks(report.blocks) for panel in getattr(block, "panels", ())]
         named = _ANALYSIS.search(report.description or "") or _ANALYSIS.search(repr(report.blocks))
