@@ -49,7 +49,7 @@ def fetch(url: str, folder: Path) -> Published:
     Raises ConfigError without the Report, its analysis run, a key or the network.
     """
     import wandb
-    from wandb_workspaces.reports.v2 import Report
+    from wandb_workspaces.reports.v2.interface import Report
 
     try:
         report: Any = Report.from_url(url)  # annotated there as its inner form
