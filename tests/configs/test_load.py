@@ -79,7 +79,7 @@ def test_defaults_in_the_reference_are_read_back(tmp_path: Path):
 
 
 def test_reference_has_every_field_with_words():
-    lines = reference().splitlines()
+    lines = reference().partition("### Site")[0].splitlines()  # a site has a name, too
     for name, doc in [*field_docs(RunConfig).items(), *field_docs(StudyConfig).items()]:
         assert doc.description.endswith(".")
         if not name.startswith("base."):
