@@ -58,6 +58,7 @@ MinJobAge=600
 InactiveLimit=0
 JobRequeue=1
 MaxArraySize=1001
+FirstJobId={port}
 GresTypes=gpu
 MailProg=/bin/true
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=2:00:00 DefaultTime=10 State=UP
