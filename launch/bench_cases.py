@@ -35,7 +35,7 @@ class Case:
 
 def cases(config: Path | None, overrides: Sequence[str], quick: bool) -> list[Case]:
     """The runs whose loops are compared: the one that is given, or the quickstart's smallest and a middle batch and a
-    model of ten million parameters. Raises ConfigError.
+    model of ten million parameters at two ZeRO stages. Raises ConfigError.
     """
     cores = len(os.sched_getaffinity(0))
     if config is not None:
@@ -43,8 +43,17 @@ def cases(config: Path | None, overrides: Sequence[str], quick: bool) -> list[Ca
     smallest = Case("tiny, B = 2^8", tiny("batch_tokens=2^8", *overrides), 5 if quick else 60, 1)
     if quick:
         return [smallest]
-    ten = load_run(RUNS / "10m.yaml", [*TEN_M, *overrides])
-    return [smallest, Case("tiny, B = 2^11", tiny("batch_tokens=2^11", *overrides), 30, 1), Case("10m", ten, 2, cores)]
+    middle = Case("tiny, B = 2^11", tiny("batch_tokens=2^11", *overrides), 30, 1)
+    ten = [
+        Case(
+            f"10m, ZeRO-{stage}",
+            load_run(RUNS / "10m.yaml", [*TEN_M, f"engine.zero_stage={stage}", *overrides]),
+            2,
+            cores,
+        )
+        for stage in (0, 1)
+    ]
+    return [smallest, middle, *ten]
 
 
 def tiny(*overrides: str) -> RunConfig:
