@@ -1,6 +1,7 @@
 """Imports flow one way: configs <- train, launch, analysis; only the command line knows several of them."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,12 @@ def test_few_files_know_each_outside_thing(package, only):
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_files_stay_small(path):
     assert len((ROOT / path).read_text().splitlines()) <= 400
+
+
+def test_nothing_else_is_at_the_top():
+    """Data, above all, is never part of the project."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    folders = {file.partition("/")[0] for file in listed.stdout.splitlines() if "/" in file}
+    assert {folder for folder in folders if not folder.startswith(".")} == {*ROOMS, "tests"}
