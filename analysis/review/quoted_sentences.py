@@ -83,7 +83,7 @@ def _open_points(text: str, tokens: str, said: Record) -> Iterator[Finding]:
 
 def _use(text: str, of: list[Record], cells: list[Record], where: str) -> Iterator[Finding]:
     """`lr = .., B = ..` at the best batch, or `lr .. with B = ..`, the lowest loss that was tried."""
-    rate = re.search(rf"\blr (?:= )?({ESTIMATE})", text)
+    rate = re.search(rf"\blr (?:= )?\(?({ESTIMATE}|not identified)", text)
     batch = re.search(rf"(?:, |with )B (?:= )?({ESTIMATE})", text)
     if rate is None or batch is None:
         yield Finding("error", "numbers", where, f"unreadable advice: {text[:80]}")

@@ -14,7 +14,7 @@ import pytest
 from analysis.analyse import analyse
 from analysis.growth import Bootstrap
 from analysis.report import write_report
-from analysis.review import examine, review
+from analysis.review import examine, quoted_sentences, review
 from analysis.review.document import read_page
 from analysis.review.evidence import Evidence, gather, with_truth
 from analysis.review.quoted_numbers import estimate, number
@@ -482,3 +482,13 @@ def test_numbers_stand_for_what_rounds_to_them(text: str, true: float, other: fl
 def test_what_is_no_number_is_none(text: str) -> None:
     assert number(text) is None
     assert estimate(text) is None
+
+
+def test_a_rate_that_is_not_identified_is_read_as_such():
+    unknown = {"value": None, "low": None, "high": None, "unit": "", "status": "not_identified", "method": ""}
+    cell = {"batch_tokens": 512, "lr": unknown, "argmin_loss": 3.0, "loss": unknown}
+    said = "at N = 64: lr (not identified) with B = 2^9, the lowest loss that was tried; the best batch itself is not"
+    assert not list(quoted_sentences._use(said, [], [cell], "summary"))
+    known = cell | {"lr": unknown | {"value": 0.01, "low": 0.005, "high": 0.02, "status": "ok"}}
+    (finding,) = quoted_sentences._use(said, [], [known], "summary")
+    assert finding.severity == "error"
