@@ -14,9 +14,10 @@ from scipy import special
 
 from analysis.results import Estimate
 from configs.errors import ConfigError
-from configs.optimizers import TRAITS, Rule
+from configs.optimizers import Rule
+from configs.rescale import recipe_of
 from configs.rundir import manifest_ids, read_config, read_metrics, read_status, run_dir_of
-from configs.scaling import RULES, Recipe, rescaled
+from configs.scaling import RULES, rescaled
 from configs.schema import RunConfig
 
 SVAG = "SVAG"
@@ -79,7 +80,7 @@ def read_runs(study_dir: Path) -> tuple[Run, ...]:
 def rule_of(config: RunConfig, reference: RunConfig) -> tuple[str, float]:
     """The rule that makes `config` of `reference`, and its factor. Raises ConfigError if it is none."""
     length, kappa = config.optimizer.svag or 1, config.batch_tokens / reference.batch_tokens
-    if kappa == 1 and _recipe(config) == _recipe(reference):
+    if kappa == 1 and recipe_of(config) == recipe_of(reference):
         return (SVAG, float(length)) if length > 1 else (REFERENCE, 1.0)
     fitting = [rule for rule in RULES if rule != "joint" and _follows(config, reference, rule, kappa)]
     if not fitting or kappa == 1 or length > 1:
@@ -141,24 +142,12 @@ def _run(study_dir: Path, name: str, config: RunConfig, rule: str, factor: float
     )
 
 
-def _recipe(config: RunConfig) -> Recipe:
-    optimizer, uses = config.optimizer, TRAITS[config.optimizer.kind].uses
-    return Recipe(
-        lr=config.lr,
-        beta1=optimizer.beta1 if "beta1" in uses else 0.0,
-        beta2=optimizer.beta2 if "beta2" in uses else 0.0,
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        decay_follows_lr=optimizer.decay_rule != "independent",
-    )
-
-
 def _follows(config: RunConfig, reference: RunConfig, rule: Rule, kappa: float) -> bool:
     try:
-        expected = rescaled(_recipe(reference), rule, kappa)
+        expected = rescaled(recipe_of(reference), rule, kappa)
     except ConfigError:  # beyond the reach of the square-root rule
         return False
-    have = _recipe(config)
+    have = recipe_of(config)
     pairs = (
         (have.lr, expected.lr),
         (1 - have.beta1, 1 - expected.beta1),

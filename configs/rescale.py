@@ -32,13 +32,10 @@ class Change(NamedTuple):
     after: float
 
 
-def rescaled_run(config: RunConfig, batch_tokens: int, budget_tokens: int | None, rule: Rule) -> RunConfig:
-    """The run at another batch, checked as any run is. Raises ConfigError where the rule or the plan refuses."""
-    optimizer, budget = config.optimizer, budget_tokens or config.budget_tokens
-    check_rule(optimizer.kind, rule)
-    uses = TRAITS[optimizer.kind].uses
-    stretch = budget / config.budget_tokens if rule == "joint" else 1.0
-    recipe = Recipe(
+def recipe_of(config: RunConfig) -> Recipe:
+    """What a scaling rule changes of a run; a beta that its optimizer does not use is 0."""
+    optimizer, uses = config.optimizer, TRAITS[config.optimizer.kind].uses
+    return Recipe(
         lr=config.lr,
         beta1=optimizer.beta1 if "beta1" in uses else 0.0,
         beta2=optimizer.beta2 if "beta2" in uses else 0.0,
@@ -46,7 +43,15 @@ def rescaled_run(config: RunConfig, batch_tokens: int, budget_tokens: int | None
         weight_decay=optimizer.weight_decay,
         decay_follows_lr=optimizer.decay_rule != "independent",
     )
-    new = rescaled(recipe, rule, batch_tokens / config.batch_tokens, budget / config.budget_tokens)
+
+
+def rescaled_run(config: RunConfig, batch_tokens: int, budget_tokens: int | None, rule: Rule) -> RunConfig:
+    """The run at another batch, checked as any run is. Raises ConfigError where the rule or the plan refuses."""
+    optimizer, budget = config.optimizer, budget_tokens or config.budget_tokens
+    check_rule(optimizer.kind, rule)
+    uses = TRAITS[optimizer.kind].uses
+    stretch = budget / config.budget_tokens if rule == "joint" else 1.0
+    new = rescaled(recipe_of(config), rule, batch_tokens / config.batch_tokens, budget / config.budget_tokens)
     changes: dict[str, Any] = {"batch_tokens": batch_tokens, "budget_tokens": budget, "lr": new.lr}
     moments = {
         name: float(f"{getattr(new, name):.14g}") for name in (*uses, "weight_decay")

@@ -130,7 +130,7 @@ def wrap(network: GraniteForCausalLM, rows: tuple[Row, ...], config: RunConfig, 
         model=network, optimizer=optimizer, config=deepspeed_config(config, plan), dist_init_required=False
     )
     if plan.world_size == 1 and not config.engine.zero_stage:
-        engine.enable_backward_allreduce = False  # with nobody: up to a fifth of a small model's step
+        engine.enable_backward_allreduce = False  # there is nobody to sum with, and a small model's step would feel it
     check_groups(engine, rows, config)
     compiles = config.engine.compile
     if compiles or (compiles is None and device().type != "cpu" and config.engine.zero_stage < 3):

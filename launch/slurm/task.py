@@ -20,6 +20,7 @@ from typing import Any
 from configs.claims import LAUNCH, owner_of
 from configs.errors import ConfigError
 from configs.rundir import ENDED, failed, read_json, read_status, run_dir_of, write_atomic, write_json, write_status
+from launch.local import FINE
 from launch.slurm import queue
 from launch.slurm.line import failures, left_of, progress, read_line
 from launch.slurm.script import logs_of
@@ -35,7 +36,6 @@ from launch.slurm.workers import (
     worker_command,
 )
 
-FINE = (0, 85)  # exit codes of a worker that did its work, or was stopped and can go on
 PATIENCE = 3  # launches without any progress before a task gives up
 STARTS = 5  # and starts of the task
 STOP_SHARE = 0.75  # of the time before the limit, for a checkpoint
