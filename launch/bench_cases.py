@@ -56,6 +56,15 @@ def cases(config: Path | None, overrides: Sequence[str], quick: bool) -> list[Ca
     return [smallest, middle, *ten]
 
 
+def noise_cases(quick: bool) -> list[Case]:
+    """Runs with the noise probes, of two micro-batches a step: one of the quickstart's, and ten million parameters."""
+    smallest = Case("tiny, B = 2^11", tiny("batch_tokens=2^11", "engine.micro_batch_seqs=8"), 8 if quick else 64, 1)
+    if quick:
+        return [smallest]
+    config = load_run(RUNS / "10m.yaml", [*TEN_M, "engine={zero_stage: 0, micro_batch_seqs: 1}"])
+    return [smallest, Case("10m, ZeRO-0", config, 8, len(os.sched_getaffinity(0)))]
+
+
 def tiny(*overrides: str) -> RunConfig:
     """One of the quickstart's runs. Raises ConfigError."""
     return load_run(RUNS / "tiny.yaml", [*TINY, *overrides])

@@ -16,6 +16,7 @@ def print_bench(console: Console, result: dict[str, Any]) -> None:
     )
     for part, show in (
         ("loops", _loops),
+        ("noise", _noise),
         ("processes", _processes),
         ("growth", _growth),
         ("slots", _slots),
@@ -40,12 +41,19 @@ def _loops(found: dict[str, Any]) -> list[Table]:
     )
     for name, case in found.items():
         for loop, step in case["step_ms"].items():
-            ratio = case["of_bare"][loop]
-            shown = f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+            shown = _spread(case["of_bare"][loop])
             speed.add_row(name, loop, f"{step:.2f}", f"{case['tokens_per_s'][loop]:,.0f}", shown)
         shares = [f"{100 * share:.1f} %" for share in case["share"].values()]
         parts.add_row(name, *shares, f"{case['validation_s']:.3f} s", f"{case['checkpoint_s']:.3f} s")
     return [speed, parts]
+
+
+def _noise(found: dict[str, Any]) -> list[Table]:
+    table = _table("Steps with a noise probe over steps without", "run", "probe", "speed: median [quartiles]")
+    for name, probes in found.items():
+        for probe, speed in probes.items():
+            table.add_row(name, probe, _spread(speed))
+    return [table]
 
 
 def _processes(found: dict[str, Any]) -> list[Table]:
@@ -76,7 +84,9 @@ def _slots(rows: list[dict[str, Any]]) -> list[Table]:
 def _stacked(rows: list[dict[str, Any]]) -> list[Table]:
     table = _table("K runs stacked into one model, one core", "width", "K", "tokens/s over one after another")
     for row in rows:
-        gain = row["gain"]
-        shown = f"{gain['median']:.2f} [{gain['low']:.2f}, {gain['high']:.2f}]"
-        table.add_row(str(row["width"]), str(row["members"]), shown)
+        table.add_row(str(row["width"]), str(row["members"]), _spread(row["gain"]))
     return [table]
+
+
+def _spread(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"

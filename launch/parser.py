@@ -8,7 +8,7 @@ from configs.errors import ConfigError
 from configs.expressions import axis_values, number
 from configs.scaling import RULES
 
-PARTS = ("loops", "processes", "growth", "slots", "stacked")  # of a benchmark
+PARTS = ("loops", "noise", "processes", "growth", "slots", "stacked")  # of a benchmark
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from launch.bench_cases import Case, cases, growth, tiny
+from launch.bench_cases import Case, cases, growth, noise_cases, tiny
 from launch.parser import PARTS
 
 LOOPS = ("bare", "nanogpt", "engine", "whole")
@@ -27,7 +27,14 @@ def bench_command(arguments: argparse.Namespace, console: Console) -> int:
         config, overrides = None, [str(config), *overrides]
     asked = cases(config, overrides, quick)
     result: dict[str, Any] = {"machine": _machine()}
-    measures = {"loops": _loops, "processes": _processes, "growth": _growth, "slots": _slots, "stacked": _stacked}
+    measures = {
+        "loops": _loops,
+        "noise": _noise,
+        "processes": _processes,
+        "growth": _growth,
+        "slots": _slots,
+        "stacked": _stacked,
+    }
     for part in (part for part in PARTS if part in parts):
         result[part] = measures[part](asked, arguments, console)
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +85,26 @@ def _loops(asked: list[Case], arguments: argparse.Namespace, console: Console) -
     return found
 
 
+def _noise(asked: list[Case], arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Steps with the noise probes against the same without."""
+    import torch
+    from rich.progress import Progress
+
+    from train.bench.measure import with_data
+    from train.bench.noise import PROBES, noise_cost
+
+    rounds, chosen = arguments.rounds or (2 if arguments.quick else 9), noise_cases(arguments.quick)
+    found = {}
+    with _group_of_one(), Progress(console=console) as progress:
+        task = progress.add_task("noise probes", total=len(chosen) * (rounds + 1) * (len(PROBES) + 1))
+        for case in chosen:
+            torch.set_num_threads(case.threads)
+            config, stores = with_data(case.config, arguments.data_dir)
+            cost = noise_cost(config, stores, case.steps, rounds, lambda: progress.advance(task))
+            found[case.name] = {probe: asdict(speed) for probe, speed in cost.items()}
+    return found
+
+
 def _processes(asked: list[Case], arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Start-up and peak memory, each loop in a process of its own."""
     from launch.alone import alone
@@ -125,7 +152,9 @@ def _stacked(asked: list[Case], arguments: argparse.Namespace, console: Console)
 
     from train.bench.measure import stacked_speed, with_data
 
-    shapes = [(32, 2), (32, 8)] if arguments.quick else [(w, k) for w in (64, 256) for k in (2, 8, 32)]
+    shapes = [(32, 2), (32, 8)]
+    if not arguments.quick:
+        shapes = [(w, k) for w in (64, 256, 1024) for k in (2, 8, 32) if w * k <= 2**13]
     rounds = arguments.rounds or (1 if arguments.quick else 5)
     with _group_of_one(), Progress(console=console) as progress:
         task = progress.add_task("stacked runs", total=2 * (rounds + 1) * len(shapes))

@@ -22,6 +22,7 @@ from launch.local import free_ports
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 NODES, CPUS, GPUS = 4, 4, 2
+GRACE_S = 20  # from the first signal of a preemption to the kill
 REQUEUE_S = 5  # after a requeue a job waits for its old credential to expire: 120 s unless told otherwise
 
 CONF = """
@@ -61,7 +62,10 @@ MaxArraySize=1001
 FirstJobId={port}
 GresTypes=gpu
 MailProg=/bin/true
-PartitionName=cpu Nodes=ALL Default=YES MaxTime=2:00:00 DefaultTime=10 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=cpu Nodes=ALL Default=YES MaxTime=2:00:00 DefaultTime=10 State=UP PriorityTier=1 GraceTime={grace}
+PartitionName=urgent Nodes=ALL MaxTime=10 DefaultTime=1 State=UP PriorityTier=10
 """
 
 
@@ -147,7 +151,7 @@ def _configure(root: Path) -> None:
     controller, *ports = free_ports(NODES + 1)
     host = socket.gethostname().partition(".")[0]
     about = {"host": host, "user": getpass.getuser(), "root": root}
-    lines = [CONF.format(**about, port=controller, requeue=REQUEUE_S)]
+    lines = [CONF.format(**about, port=controller, requeue=REQUEUE_S, grace=GRACE_S)]
     gres = ["AutoDetect=off"]
     for node, port in enumerate(ports, 1):
         lines.append(

@@ -53,16 +53,19 @@ def test_a_ratio_compares_round_by_round():
 
 def test_the_command_writes_what_it_measured(tmp_path, data_dir):
     out = tmp_path / "bench.json"
-    asked = ["--quick", "--only", "loops", "--only", "processes", "--rounds", "1", "--out", str(out)]
+    asked = ["--quick", "--only", "loops", "--only", "noise", "--only", "processes", "--rounds", "1", "--out", str(out)]
     asked += ["--data-dir", str(data_dir), "data.valid_tokens=2^10"]
     code, printed = run_bcrit("bench", *asked, log=tmp_path / "log.txt")
     assert code == 0, printed
     found = json.loads(out.read_text())
-    assert set(found) == {"machine", "loops", "processes"}
+    assert set(found) == {"machine", "loops", "noise", "processes"}
     (case,) = found["loops"].values()
     assert set(case["step_ms"]) == {"bare", "nanogpt", "engine", "whole"}
     assert all(step > 0 for step in case["step_ms"].values())
     assert case["of_bare"]["bare"] == {"median": 1.0, "low": 1.0, "high": 1.0}
     assert all(taken["peak_bytes"] > 2**26 for loops in found["processes"].values() for taken in loops.values())
+    (probes,) = found["noise"].values()
+    assert set(probes) == {"gradients", "gains"}
+    assert all(0 < cost["low"] <= cost["median"] <= cost["high"] for cost in probes.values())
     assert "speed / bare" in printed
     assert "peak memory" in printed
