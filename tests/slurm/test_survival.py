@@ -27,7 +27,7 @@ SHORT = f"""{OFTEN}
 axes: {{budget_tokens: [2^17], batch_tokens: [2^8, 2^9], lr: [2^-8, 2^-6, 2^-4]}}
 """
 LONG = f"""{OFTEN.replace("width: 32, base_width: 32, depth: 1", "width: 64, base_width: 32, depth: 2")}
-axes: {{budget_tokens: [5000 * 2^7], batch_tokens: [2^7], lr: [2^-8, 2^-7], seed: [0, 1]}}
+axes: {{budget_tokens: [12500 * 2^6], batch_tokens: [2^6], lr: [2^-8, 2^-7], seed: [0, 1, 2, 3]}}
 """
 STUDY = LONG if AT_LENGTH else SHORT
 # How long a run took, and on what, may differ, and somebody may commit meanwhile; nothing else may differ.
@@ -77,7 +77,7 @@ def command_of(pid: int) -> list[str]:
 
 def test_signals_requeues_and_kills_leave_no_trace(undisturbed, user):
     study, out, chance = user.study("s", STUDY), user.home / "s", random.Random(6)
-    limit = {"time_limit": "2:00", "signal_seconds": 45} if AT_LENGTH else {}
+    limit = {"time_limit": "2:00", "signal_seconds": 45, "flops_per_s": 1e12} if AT_LENGTH else {}
     done = user.bcrit("submit", study, "--site", user.site(concurrency=2, **limit), "--out", out)
     assert done.returncode == 0, done.stderr
     (submitted,) = submissions(out)
@@ -101,7 +101,7 @@ def test_signals_requeues_and_kills_leave_no_trace(undisturbed, user):
             if blow := next((b for b in todo if disturb(*b, out, user.cluster, chance)), None):
                 todo.remove(blow)
                 did.append(blow[0])
-                time.sleep(chance.random() * 4)
+                time.sleep(chance.random() * (24 if AT_LENGTH else 4))
             seen = progress(out)
         time.sleep(0.3)
     said = user.logs(out)
