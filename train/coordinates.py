@@ -24,7 +24,7 @@ from train.build import built
 from train.data.batches import TokenStore, windows
 from train.engine import device, optimizer_step, set_lr
 from train.evaluate import OBSERVED_WINDOWS
-from train.loop import samples
+from train.feed import samples
 from train.model import loss_of
 
 Seen = dict[str, list[torch.Tensor]]

@@ -13,7 +13,7 @@ from train.critical_lr import CriticalLr, critical_lr
 from train.data.batches import open_split
 from train.data.open import open_corpus
 from train.engine import device, set_groups
-from train.loop import samples
+from train.feed import samples
 from train.ranks import world
 from train.trial import trial_steps
 

@@ -38,7 +38,8 @@ function compose(plot, width, dark) {
   const { data, layout } = JSON.parse(themed(plot.text, dark));
   const { about, arrangements, narrow, titles } = layout.meta;
   const traces = data.filter((trace) => agrees(trace.meta) && agrees(about[ordinal(trace.xaxis)]));
-  const tells = new Set(traces.filter((trace) => trace.hovertemplate).map((trace) => ordinal(trace.xaxis)));
+  const pointed = new Set(data.filter((trace) => trace.hovertemplate).map((trace) => ordinal(trace.xaxis))); // other panels have curves alone
+  const tells = new Set(traces.filter((trace) => trace.hovertemplate || !pointed.has(ordinal(trace.xaxis))).map((trace) => ordinal(trace.xaxis)));
   const shown = about.flatMap((_, panel) => (tells.has(panel) ? [panel] : []));
   if (!shown.length) return null;
   const byColumns = arrangements[shown.length];

@@ -35,10 +35,11 @@ def bench_command(arguments: argparse.Namespace, console: Console) -> int:
         "slots": _slots,
         "stacked": _stacked,
     }
-    for part in (part for part in PARTS if part in parts):
-        result[part] = measures[part](asked, arguments, console)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(arguments.out, result)  # after each part: the whole takes minutes
+    with _group_of_one():  # for all parts: DeepSpeed knows the first group of a process alone
+        for part in (part for part in PARTS if part in parts):
+            result[part] = measures[part](asked, arguments, console)
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(arguments.out, result)  # after each part: the whole takes minutes
     print_bench(console, result)
     console.print(f"wrote {arguments.out}")
     return 0
@@ -76,7 +77,7 @@ def _loops(asked: list[Case], arguments: argparse.Namespace, console: Console) -
 
     rounds = arguments.rounds or (2 if arguments.quick else 9)
     found = {}
-    with _group_of_one(), Progress(console=console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task("loops in turn", total=len(asked) * (rounds + 1) * len(LOOPS))
         for case in asked:
             torch.set_num_threads(case.threads)
@@ -95,7 +96,7 @@ def _noise(asked: list[Case], arguments: argparse.Namespace, console: Console) -
 
     rounds, chosen = arguments.rounds or (2 if arguments.quick else 9), noise_cases(arguments.quick)
     found = {}
-    with _group_of_one(), Progress(console=console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task("noise probes", total=len(chosen) * (rounds + 1) * (len(PROBES) + 1))
         for case in chosen:
             torch.set_num_threads(case.threads)
@@ -156,7 +157,7 @@ def _stacked(asked: list[Case], arguments: argparse.Namespace, console: Console)
     if not arguments.quick:
         shapes = [(w, k) for w in (64, 256, 1024) for k in (2, 8, 32) if w * k <= 2**13]
     rounds = arguments.rounds or (1 if arguments.quick else 5)
-    with _group_of_one(), Progress(console=console) as progress:
+    with Progress(console=console) as progress:
         task = progress.add_task("stacked runs", total=2 * (rounds + 1) * len(shapes))
         torch.set_num_threads(1)
         rows = []

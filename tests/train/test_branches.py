@@ -12,7 +12,7 @@ from configs.schema import CheckpointConfig, LogConfig
 from tests.train.conftest import assert_same_tensors, checkpoints_of, tensors_of
 from train.data.batches import open_split, sequences
 from train.data.prepare import ensure_embedded
-from train.loop import samples
+from train.feed import samples
 
 COOLDOWN = ("schedule.kind=wsd", "schedule.decay_fraction=0.25", "budget_tokens=4096")
 

@@ -19,7 +19,7 @@ from train.build import built
 from train.data.batches import open_split
 from train.data.prepare import ensure_embedded
 from train.engine import optimizer_step, start_distributed
-from train.loop import micro_batch_weights, samples
+from train.feed import micro_batch_weights, samples
 from train.model import build, loss_of
 from train.noise import KINDS, NoiseProbe, kind_of
 from train.ranks import mean_over_ranks

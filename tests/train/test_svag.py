@@ -11,7 +11,7 @@ from train.build import built
 from train.data.batches import open_split, sequences
 from train.data.prepare import ensure_embedded
 from train.engine import optimizer_step
-from train.loop import micro_batch_weights, samples
+from train.feed import micro_batch_weights, samples
 from train.model import loss_of
 
 PLAIN = ("optimizer.clip_norm=0", "budget_tokens=2048")
