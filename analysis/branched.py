@@ -41,16 +41,32 @@ def branched_batch(batch: ArrayLike, loss: ArrayLike, tolerance: float = TOLERAN
 
 
 def branched_batches(table: pd.DataFrame) -> Iterator[CriticalBatch]:
-    """One for every checkpoint (parent, branch_tokens) off which three batches branch to the same T, at its tokens.
+    """One for every point (N, tokens of a trunk) off which three batches branch to the same T, the largest there is.
 
-    At each batch the learning rate with the lowest mean loss counts, where the paper takes sqrt(k) lr: a batch is given
-    its best chance. A trunk with a batch or learning rate of its own for every branch (a cooldown) has none.
+    Trunks that differ in their seed alone are one, and losses means over seeds. At each batch the learning rate (or
+    recipe) with the lowest mean loss counts, where the paper takes sqrt(k) lr: a batch is given its best chance. A
+    trunk with a batch or learning rate of its own for every branch (a cooldown) has none.
     """
     if not {"parent", "branch_tokens"} <= set(table):
         return
     branches = table[table["parent"].notna() & (table["branch_tokens"] > 0)]
-    for (_, at, _), runs in branches.groupby(["parent", "branch_tokens", "tokens"], sort=True):
-        by_rate = runs.groupby(["batch_tokens", "lr"])["loss"].agg(lambda loss: loss.mean(skipna=False))
-        by_batch = by_rate.groupby("batch_tokens").min()  # of the learning rates that did not diverge
-        if len(by_batch) >= MIN_BRANCHES:
-            yield CriticalBatch("branched", int(at), branched_batch(by_batch.index, by_batch))  # pyright: ignore
+    recipe = ["lr", *({"setting"} & set(branches))]
+    for _, trunk in branches.assign(trunk=_trunks(branches)).groupby(["trunk", "branch_tokens"], sort=True):
+        for _, runs in sorted(trunk.groupby("tokens"), reverse=True):
+            by_rate = runs.groupby(["batch_tokens", *recipe], dropna=False)["loss"].agg(
+                lambda loss: loss.mean(skipna=False)
+            )
+            by_batch = by_rate.groupby("batch_tokens").min()  # of the learning rates that did not diverge
+            if len(by_batch) >= MIN_BRANCHES:
+                at = int(runs["branch_tokens"].iloc[0])
+                yield CriticalBatch("branched", at, branched_batch(by_batch.index, by_batch))  # pyright: ignore
+                break
+
+
+def _trunks(branches: pd.DataFrame) -> pd.Series:
+    """Name of the trunk of each row: the width where a width has one trunk a seed, else the trunk's own."""
+    if not {"width", "seed"} <= set(branches):
+        return branches["parent"]
+    by_seed = branches.groupby(["width", "seed", "branch_tokens"])["parent"].nunique()
+    alike = by_seed.groupby("width").max().eq(1)
+    return branches["parent"].where(~branches["width"].map(alike), branches["width"].astype(str))

@@ -33,17 +33,29 @@ def rule_verdict(found: Sequence[Distance]) -> str:
         return f"{text}: {own.distance.method}"
     if not others:
         return text
-    sides: dict[str, list[str]] = {"better than": [], "worse than": [], "not told apart from": []}
+    sides: dict[str, list[str]] = {"it held better than": [], "it held worse than": [], "it is not told apart from": []}
     for other in others:
         words = f"{NAMES[other.rule].partition(':')[0]} ({_nats(other.distance)})"
         low, high = other.behind.low, other.behind.high
         if other.behind.value is None:
-            sides["better than"].append(f"{NAMES[other.rule].partition(':')[0]} ({other.behind.method})")
+            sides["it held better than"].append(f"{NAMES[other.rule].partition(':')[0]} ({other.behind.method})")
         elif low is None or high is None or low <= 0 <= high:
-            sides["not told apart from"].append(words)
+            sides["it is not told apart from"].append(words)
         else:
-            sides["better than" if low > 0 else "worse than"].append(words)
-    return f"{text}; it held " + "; ".join(f"{side} {', '.join(who)}" for side, who in sides.items() if who)
+            sides["it held better than" if low > 0 else "it held worse than"].append(words)
+    return "; ".join([text, *(f"{side} {', '.join(who)}" for side, who in sides.items() if who)])
+
+
+def below_noise(table: pd.DataFrame, runs: Sequence[Run]) -> str:
+    """The verdict over the batches below the reference's noise scale, where the rule is meant to hold; may be empty."""
+    scale, own = noise_scale(table, runs), own_rule_of(runs)
+    if scale is None or scale.value is None or own == SVAG:
+        return ""
+    below = [run for run in runs if run.rule == REFERENCE or run.batch_tokens < scale.value]
+    batches = sorted({run.batch_tokens for run in below if run.rule != REFERENCE})
+    if not batches or len(below) == len(runs):
+        return ""
+    return f"Where noise dominates, at B up to {batches[-1]:,} tokens: {rule_verdict(distances(below, own))}"
 
 
 def svag_verdict(found: Sequence[Gap]) -> str:
@@ -61,11 +73,9 @@ def svag_verdict(found: Sequence[Gap]) -> str:
 def noise_lines(table: pd.DataFrame, runs: Sequence[Run], surges: Sequence[Surge]) -> list[str]:
     """B_noise by every means that the study has, and the batch up to which the study's own rule loses nothing."""
     lines, own = [], own_rule_of(runs)
-    ids = {run.run_id for run in runs if run.rule == REFERENCE}
-    at_end = table[table["run_id"].isin(ids) & (table["tokens"] == table["budget_tokens"])]
-    scale = _geometric_mean(at_end["noise_scale"]) if "noise_scale" in at_end else None
-    if scale is not None:
-        of = "gradients of all parameters" if set(at_end["noise_of"].dropna()) == {"gradients"} else "the norms' gains"
+    if (scale := noise_scale(table, runs)) is not None:
+        seen = set(_at_end(table, runs)["noise_of"].dropna())
+        of = "gradients of all parameters" if seen == {"gradients"} else "the norms' gains"
         lines.append(
             f"Gradient noise scale of the reference at the end, tr Σ/|G|² of {of}: {written(scale, '{:,.0f}')} tokens"
         )
@@ -81,13 +91,20 @@ def noise_lines(table: pd.DataFrame, runs: Sequence[Run], surges: Sequence[Surge
     return lines
 
 
+def noise_scale(table: pd.DataFrame, runs: Sequence[Run]) -> Estimate | None:
+    """The gradient noise scale of the reference at its end, tokens, over seeds; None where it was not logged."""
+    at_end = _at_end(table, runs)
+    return _geometric_mean(at_end["noise_scale"]) if "noise_scale" in at_end else None
+
+
 def write_rules(
     table: pd.DataFrame, runs: Sequence[Run], surges: Sequence[Surge], heading: str, out_dir: Path
 ) -> tuple[Path, list[str]]:
     """Write `out_dir`/index.html, rules.json and data/; return the page and the sentences that it begins with."""
     own, found = own_rule_of(runs), gaps(runs)
     apart = () if own == SVAG else distances(runs, own)
-    said = [svag_verdict(found) if own == SVAG else rule_verdict(apart), *noise_lines(table, runs, surges)]
+    verdicts = [svag_verdict(found)] if own == SVAG else [rule_verdict(apart), below_noise(table, runs)]
+    said = [*filter(None, verdicts), *noise_lines(table, runs, surges)]
     rows = [
         (escape(NAMES[g.rule]), f"{g.factor:g}", f"{g.batch_tokens:,}", written(g.gap, "{:+.4f}"), str(g.n_diverged))
         for g in found
@@ -110,6 +127,12 @@ def _held(found: Sequence[Gap], own: str) -> str:
     if not below:
         return f"at no batch tried, from {fails.batch_tokens:,} tokens on"
     return f"up to {below[-1]:,} tokens, more at {fails.batch_tokens:,}"
+
+
+def _at_end(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    """Rows of the reference at its budget."""
+    ids = {run.run_id for run in runs if run.rule == REFERENCE}
+    return table[table["run_id"].isin(ids) & (table["tokens"] == table["budget_tokens"])]
 
 
 def _geometric_mean(values: pd.Series) -> Estimate | None:

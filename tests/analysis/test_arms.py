@@ -64,7 +64,7 @@ def test_the_verdict_says_which_rules_are_told_apart():
     assert "none (0.08" in text
     assert "not told apart" not in text
     close = planted(0.01, {"sqrt": 0.01, "lr": 0.011})
-    assert "not told apart from lr only" in rule_verdict(distances(close, "sqrt"))
+    assert "it is not told apart from lr only" in rule_verdict(distances(close, "sqrt"))
     worse = planted(0.001, {"sqrt": 0.05, "none": 0.01})
     assert "it held worse than none" in rule_verdict(distances(worse, "sqrt"))
 
@@ -76,7 +76,7 @@ def test_a_diverged_rule_has_no_distance_and_one_seed_no_interval():
     assert "linear (a run of the rule diverged" in rule_verdict(distances(broken, "sqrt"))
     alone = [run for run in runs if run.seed == 0]
     assert all(gap.gap.low is None for gap in gaps(alone))
-    assert "not told apart from" in rule_verdict(distances(alone, "sqrt"))
+    assert "it is not told apart from" in rule_verdict(distances(alone, "sqrt"))
 
 
 def test_svag_is_judged_by_every_length():
@@ -96,7 +96,7 @@ def test_the_arms_of_the_ready_studies_are_named(name, rules):
     assert {rule for rule, _ in named} == {REFERENCE, *rules}
     counts = {each: named.count(each) for each in named}
     assert set(counts.values()) == {len(SEEDS)}
-    assert len(counts) == (13 if name == "rule-check" else 3)
+    assert len(counts) == (17 if name == "rule-check" else 3)
 
 
 def test_a_recipe_of_no_rule_is_refused():
@@ -108,7 +108,7 @@ def test_a_recipe_of_no_rule_is_refused():
 
 
 def study(directory: Path) -> None:
-    """A rule check whose runs have ended: losses as planted, a noise scale of 2^12."""
+    """A rule check whose runs have ended: losses as planted, a noise scale of 1,500 tokens."""
     random, lines = np.random.default_rng(1), []
     runs = grid(load_study(ROOT / "configs/studies/rule-check.yaml"))
     reference = min(runs, key=lambda run: run.batch_tokens)
@@ -124,10 +124,10 @@ def study(directory: Path) -> None:
         write_status(run_dir, Status(state="finished", tokens=config.budget_tokens, readouts=read))
         rows = [{"kind": "resume", "tokens": 0}]
         for tokens in range(2**13, 2**18 + 1, 2**13):
-            mean_sq, trace = 1 + 0.1 * random.standard_normal(), 4096 * (1 + 0.1 * random.standard_normal())
+            mean_sq, trace = 1 + 0.1 * random.standard_normal(), 1500 * (1 + 0.1 * random.standard_normal())
             rows.append({"kind": "train", "tokens": tokens, "loss": final + 2**15 / tokens})
             rows.append({"kind": "noise", "tokens": tokens, "of": "gradients", "mean_sq": mean_sq, "trace": trace})
-            rows[-1] |= {"noise_scale": 4096.0, "weights_norm": 10.0, "update_norm_per_token": 1e-6}
+            rows[-1] |= {"noise_scale": 1500.0, "weights_norm": 10.0, "update_norm_per_token": 1e-6}
         write_atomic(metrics_path(run_dir, 1), "".join(json.dumps(row) + "\n" for row in rows))
         lines.append(run_dir.name)
     write_atomic(directory / "manifest.jsonl", "".join(f'{{"id": "{name}"}}\n' for name in lines))
@@ -137,17 +137,18 @@ def test_the_page_of_a_planted_study(tmp_path, capsys):
     study(tmp_path)
     assert main(["rules", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "it held better than linear (0.1000" in said
-    assert "Gradient noise scale of the reference at the end, tr Σ/|G|² of gradients of all parameters: 4," in said
-    assert "The square-root rule loses less than 0.01 nats at every batch tried, up to 8,192 tokens" in said
+    assert "it held better than linear (0.1250" in said
+    assert "Gradient noise scale of the reference at the end, tr Σ/|G|² of gradients of all parameters: 1," in said
+    assert "The square-root rule loses less than 0.01 nats at every batch tried, up to 2,048 tokens" in said
+    assert "Where noise dominates, at B up to 1,024 tokens: Runs under the square-root rule" in said.replace("\n", " ")
     content = json.loads((tmp_path / "rules/rules.json").read_text())
-    assert len(content["gaps"]) == 12
+    assert len(content["gaps"]) == 16
     page = (tmp_path / "rules/index.html").read_text()
     assert page.count("<figure") == 3
     assert page.count("data-drawn") >= 3
     statistics = (tmp_path / "rules/data/rule-statistics.csv").read_text()
     assert "reference,1.0," in statistics
-    assert "sqrt,8.0," in statistics
+    assert "sqrt,16.0," in statistics
     path, sentences = write_rules(build_table(tmp_path), read_runs(tmp_path), (), "again", tmp_path / "again")
     assert path.exists()
     assert sentences == content["said"]

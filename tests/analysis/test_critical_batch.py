@@ -223,6 +223,20 @@ def test_branches_of_a_run_table():
     assert not list(branched_batches(planted_table()))
 
 
+def test_trunks_of_several_seeds_give_one_branched_batch_at_the_longest_branches():
+    rows = [
+        {"parent": f"trunk{seed}", "seed": seed, "width": 64, "branch_tokens": 2**18, "tokens": tokens, "lr": 0.01}
+        | {"batch_tokens": batch, "loss": 3.0 + lost + 0.1 * seed + (0.5 if tokens < 2**20 else 0.0) * lost}
+        for tokens in (2**19, 2**20)
+        for batch, lost in ((512, 0.0), (1024, 0.008), (2048, 0.05))
+        for seed in (0, 1)
+    ]
+    (found,) = branched_batches(pd.DataFrame(rows))
+    assert (found.batch.low, found.batch.high) == (1024, 2048)  # at 2^19 1,024 tokens lose 0.012
+    other = [row | {"parent": row["parent"] + "b"} for row in rows]  # other trunks of the same width and seeds
+    assert len(list(branched_batches(pd.DataFrame(rows + other)))) == 4
+
+
 @pytest.mark.parametrize("column", ["noise_scale", "step_noise"])
 def test_a_noise_batch_is_used_where_a_column_holds_it(column):
     table = planted_table()

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from launch.cli import main
+from tests.analysis.test_arms import study as ruled
 from tests.report.conftest import Report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -139,6 +141,15 @@ def test_what_cannot_be_drawn_does_not_stop_the_rest(small_report: Report, tmp_p
     dom, console = open_page(small_report.page, tmp_path)
     assert console == []
     assert dom.count('class="plot js-plotly-plot"') == 1
+
+
+def test_figures_of_curves_alone_are_drawn(tmp_path: Path) -> None:
+    """`bcrit rules` has two, whose panels hold nothing that can be pointed at."""
+    ruled(tmp_path / "s")
+    assert main(["rules", str(tmp_path / "s")]) == 0
+    dom, console = open_page(tmp_path / "s" / "rules" / "index.html", tmp_path / "profile")
+    assert console == []
+    assert dom.count('class="plot js-plotly-plot"') == 3
 
 
 class Told(BaseHTTPRequestHandler):
