@@ -7,7 +7,7 @@ unbiased, so they are smoothed by themselves and only then divided: a mean of ra
 Source: McCandlish et al. 2018 (1812.06162), appendix A.1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,13 +51,25 @@ def last_scale(
     tokens: Array, moments: Moments, half_life_tokens: float, unit: str = "tokens", start: float = 0.0
 ) -> Estimate:
     """The noise scale at the last of `tokens` (n,), as `smoothed_scale` has it."""
-    span = np.diff(tokens, prepend=start)
-    return _ratio(moments, span * 0.5 ** ((tokens[-1] - tokens) / half_life_tokens), unit)
+    return _ratio(moments, _weights(tokens, half_life_tokens, start), unit)
+
+
+def pooled_scale(
+    runs: Sequence[tuple[Array, Moments]], half_life_tokens: float, unit: str = "tokens", start: float = 0.0
+) -> Estimate:
+    """`last_scale` of several runs of one recipe together, each its tokens and moments: both are averaged over all."""
+    weights = [_weights(tokens, half_life_tokens, start) for tokens, _ in runs]
+    moments = Moments(*(np.concatenate(parts) for parts in zip(*(moments for _, moments in runs), strict=True)))
+    return _ratio(moments, np.concatenate(weights), unit)
 
 
 def signal_to_noise(moments: Moments, batch: float) -> Array:
     """|G|^2 / (tr Sigma / B), (n,): below 1 the noise of a batch dominates, as the square-root rule asks."""
     return moments.mean_sq * batch / moments.trace
+
+
+def _weights(tokens: Array, half_life_tokens: float, start: float) -> Array:
+    return np.diff(tokens, prepend=start) * 0.5 ** ((tokens[-1] - tokens) / half_life_tokens)
 
 
 def _ratio(moments: Moments, weight: Array, unit: str) -> Estimate:

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from analysis.arms import REFERENCE, SVAG, Distance, Gap, Run, distances, gaps, own_rule_of
 from analysis.branched import branched_batches
 from analysis.console import written
 from analysis.figures.figure import schedule_of
 from analysis.figures.rules import NAMES, final_gaps, overlays, statistics
+from analysis.noise_scale import Moments, pooled_scale
 from analysis.report.checks import write_page
 from analysis.report.html import bullets, html_table
 from analysis.results import Estimate
 from analysis.surge_measured import Surge, sentence
+from configs.moments import half_life_tokens
 from configs.rundir import write_atomic
 
 NO_LOSS = 0.01  # nats, of Merrill et al.: the rule loses nothing up to here
@@ -46,9 +47,9 @@ def rule_verdict(found: Sequence[Distance]) -> str:
     return "; ".join([text, *(f"{side} {', '.join(who)}" for side, who in sides.items() if who)])
 
 
-def below_noise(table: pd.DataFrame, runs: Sequence[Run]) -> str:
+def below_noise(runs: Sequence[Run]) -> str:
     """The verdict over the batches below the reference's noise scale, where the rule is meant to hold; may be empty."""
-    scale, own = noise_scale(table, runs), own_rule_of(runs)
+    scale, own = noise_scale(runs), own_rule_of(runs)
     if scale is None or scale.value is None or own == SVAG:
         return ""
     below = [run for run in runs if run.rule == REFERENCE or run.batch_tokens < scale.value]
@@ -73,15 +74,15 @@ def svag_verdict(found: Sequence[Gap]) -> str:
 def noise_lines(table: pd.DataFrame, runs: Sequence[Run], surges: Sequence[Surge]) -> list[str]:
     """B_noise by every means that the study has, and the batch up to which the study's own rule loses nothing."""
     lines, own = [], own_rule_of(runs)
-    if (scale := noise_scale(table, runs)) is not None:
-        seen = set(_at_end(table, runs)["noise_of"].dropna())
+    if (scale := noise_scale(runs)) is not None:
+        seen = {row["of"] for run in runs for row in run.records if row["kind"] == "noise"}
         of = "gradients of all parameters" if seen == {"gradients"} else "the norms' gains"
         lines.append(
             f"Gradient noise scale of the reference at the end, tr Σ/|G|² of {of}: {written(scale, '{:,.0f}')} tokens"
         )
     if own != SVAG:
         held = _held(gaps(runs), own)
-        lines.append(f"The {NAMES[own]} loses less than {NO_LOSS} nats {held}")
+        lines.append(f"The {NAMES[own]} {held}")
     lines += [
         f"Branched critical batch at {crit.tokens:,} tokens, the best rule of each batch (Merrill et al.): "
         f"{written(crit.batch, '{:,.0f}')} tokens"
@@ -91,10 +92,18 @@ def noise_lines(table: pd.DataFrame, runs: Sequence[Run], surges: Sequence[Surge
     return lines
 
 
-def noise_scale(table: pd.DataFrame, runs: Sequence[Run]) -> Estimate | None:
-    """The gradient noise scale of the reference at its end, tokens, over seeds; None where it was not logged."""
-    at_end = _at_end(table, runs)
-    return _geometric_mean(at_end["noise_scale"]) if "noise_scale" in at_end else None
+def noise_scale(runs: Sequence[Run]) -> Estimate | None:
+    """The gradient noise scale of the reference at its end, tokens, over all seeds; None where it was not logged."""
+    found = []
+    for run in (run for run in runs if run.rule == REFERENCE):
+        rows = [row for row in run.records if row["kind"] == "noise"]
+        columns = (np.array([row[name] for row in rows], float) for name in ("tokens", "mean_sq", "trace"))
+        tokens, *moments = columns
+        if rows:
+            found.append((tokens, Moments(*moments)))
+    if not found:
+        return None
+    return pooled_scale(found, half_life_tokens(runs[0].tokens - runs[0].start_tokens), start=runs[0].start_tokens)
 
 
 def write_rules(
@@ -103,7 +112,7 @@ def write_rules(
     """Write `out_dir`/index.html, rules.json and data/; return the page and the sentences that it begins with."""
     own, found = own_rule_of(runs), gaps(runs)
     apart = () if own == SVAG else distances(runs, own)
-    verdicts = [svag_verdict(found)] if own == SVAG else [rule_verdict(apart), below_noise(table, runs)]
+    verdicts = [svag_verdict(found)] if own == SVAG else [rule_verdict(apart), below_noise(runs)]
     said = [*filter(None, verdicts), *noise_lines(table, runs, surges)]
     rows = [
         (escape(NAMES[g.rule]), f"{g.factor:g}", f"{g.batch_tokens:,}", written(g.gap, "{:+.4f}"), str(g.n_diverged))
@@ -119,32 +128,18 @@ def write_rules(
 
 
 def _held(found: Sequence[Gap], own: str) -> str:
+    """Up to which batch the rule is not seen to lose anything: a gap's interval reaches down to NO_LOSS."""
     arms = sorted((gap for gap in found if gap.rule == own), key=lambda gap: gap.factor)
-    fails = next((gap for gap in arms if gap.gap.value is None or gap.gap.value > NO_LOSS), None)
+    lowest = {gap.factor: gap.gap.low if gap.gap.low is not None else gap.gap.value for gap in arms}
+    fails = next((gap for gap in arms if (low := lowest[gap.factor]) is None or low > NO_LOSS), None)
     if fails is None:
-        return f"at every batch tried, up to {arms[-1].batch_tokens:,} tokens"
+        return (
+            f"is not seen to lose more than {NO_LOSS} nats at any batch tried, up to {arms[-1].batch_tokens:,} tokens"
+        )
     below = [gap.batch_tokens for gap in arms if gap.factor < fails.factor]
     if not below:
-        return f"at no batch tried, from {fails.batch_tokens:,} tokens on"
-    return f"up to {below[-1]:,} tokens, more at {fails.batch_tokens:,}"
-
-
-def _at_end(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    """Rows of the reference at its budget."""
-    ids = {run.run_id for run in runs if run.rule == REFERENCE}
-    return table[table["run_id"].isin(ids) & (table["tokens"] == table["budget_tokens"])]
-
-
-def _geometric_mean(values: pd.Series) -> Estimate | None:
-    logs = np.log(values.dropna().to_numpy(float))
-    if not logs.size:
-        return None
-    mean = float(logs.mean())
-    if logs.size == 1:
-        return Estimate(float(np.exp(mean)), None, None, "tokens", "ok", "one run")
-    half = float(special.stdtrit(logs.size - 1, 0.975) * logs.std(ddof=1) / logs.size**0.5)
-    ends = (float(np.exp(mean - half)), float(np.exp(mean + half)))
-    return Estimate(float(np.exp(mean)), *ends, "tokens", "ok", f"over {logs.size} seeds")
+        return f"loses more than {NO_LOSS} nats at every batch tried, from {fails.batch_tokens:,} tokens on"
+    return f"is not seen to lose more than {NO_LOSS} nats up to {below[-1]:,} tokens; at {fails.batch_tokens:,} it does"
 
 
 def _nats(estimate: Estimate) -> str:

@@ -176,7 +176,7 @@ def _launch(task: Task, arguments: argparse.Namespace, runs: tuple[str, ...], ho
     _say(f"launch {named}: {len(runs)} runs on {' '.join(hosts)}, port {address[1]}")
     mark, grace_s = str(task.stop_file), STOP_SHARE * arguments.signal_seconds
     code = attend(subprocess.Popen(command, env=environment), mark, task.when_asked, grace_s)
-    if end_ranks(task.key, mark, task.stop_file):
+    if end_ranks(task.key, mark, task.stop_file, len(hosts)):
         _say("its launcher was gone before its ranks; they have ended")
         if not task.asked:
             task.stop_file.unlink(missing_ok=True)
@@ -202,7 +202,7 @@ def _clean(task: Task) -> None:
     """Leave nothing on the nodes."""
     task.stop_file.unlink(missing_ok=True)
     if (nodes := int(os.environ.get("SLURM_JOB_NUM_NODES", 1))) > 1:
-        srun = ["srun", "--mpi=none", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+        srun = ["srun", "--overlap", "--mpi=none", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run([*srun, "rm", "-rf", str(task.cache)], timeout=CLEAN_S, capture_output=True)
     shutil.rmtree(task.cache, ignore_errors=True)

@@ -28,7 +28,8 @@ def worker_command(
 ) -> list[str]:
     """What starts the ranks of a worker: one srun task each, or the `deepspeed` launcher on each node, without ssh."""
     trainer = [str(Path(__file__).resolve().parent.parent.parent / "train" / "pretrain.py"), *arguments]
-    srun = ["srun", "--kill-on-bad-exit=1", "--mpi=none", f"--nodes={nodes}"]
+    # Overlapping: a step whose slurmstepd was killed keeps its CPUs until the job ends, and no other would start.
+    srun = ["srun", "--overlap", "--kill-on-bad-exit=1", "--mpi=none", f"--nodes={nodes}"]
     if launcher == "srun":
         shape = [f"--ntasks={nodes * per_node}", f"--ntasks-per-node={per_node}", f"--cpus-per-task={cpus}"]
         return [*srun, *shape, python, "-u", *trainer]
@@ -101,14 +102,15 @@ def attend(launcher: subprocess.Popen, mark: str, asked_at: Callable[[], float |
             launcher.kill()
 
 
-def end_ranks(key: str, mark: str, stop_file: Path) -> bool:
+def end_ranks(key: str, mark: str, stop_file: Path, nodes: int) -> bool:
     """See to it that no rank of a worker is left whose launcher has ended; whether there was one.
 
-    They are asked to checkpoint, and killed after GRACE_S; on other nodes by SLURM.
+    They are asked to checkpoint, and killed after GRACE_S; on other nodes by SLURM, which may know of a step that has
+    no process any more, so that nobody waits for it on one node.
     """
 
     def left() -> bool:
-        return bool(processes(mark) or queue.steps(key))
+        return bool(processes(mark) or (nodes > 1 and queue.steps(key)))
 
     if not left():
         return False
@@ -122,7 +124,7 @@ def end_ranks(key: str, mark: str, stop_file: Path) -> bool:
     for pid in processes(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    while left() and time.monotonic() < deadline + GRACE_S:
+    while left() and time.monotonic() < deadline + GRACE_S / 2:
         time.sleep(LOOK_S)
     return True
 

@@ -36,11 +36,11 @@ def test_ports_follow_the_job_and_skip_what_is_taken():
 def test_commands_of_the_launchers():
     shape = {"nodes": 2, "per_node": 4, "cpus": 8, "hostfile": Path("/s/hosts")}
     srun = worker_command("srun", "python", ["--study", "s"], **shape)
-    assert srun[:3] == ["srun", "--kill-on-bad-exit=1", "--mpi=none"]
-    assert srun[3:7] == ["--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=8"]
+    assert srun[:4] == ["srun", "--overlap", "--kill-on-bad-exit=1", "--mpi=none"]
+    assert srun[4:8] == ["--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--cpus-per-task=8"]
     assert srun[-2:] == ["--study", "s"]
     *outer, script = worker_command("deepspeed", "python", ["--study", "a b"], **shape)
-    assert outer[3:7] == ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=32"]
+    assert outer[4:8] == ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--cpus-per-task=32"]
     assert '--hostfile /s/hosts --no_ssh --node_rank "$SLURM_NODEID"' in script
     assert script.endswith("--study 'a b'")
     assert hostfile_text(["n1", "n2"], 4) == "n1 slots=4\nn2 slots=4\n"
