@@ -77,3 +77,18 @@ def user(cluster: Cluster, data_dir: Path, tmp_path: Path) -> Iterator[User]:
         cluster.run("scancel", *left)
         time.sleep(0.5)
         cluster.drain(60)
+
+
+def submitted(user: User, name: str, text: str, **site: object) -> Path:
+    """A study of that name, submitted."""
+    out = user.home / name
+    done = user.bcrit("submit", user.study(name, text), "--site", user.site(**site), "--out", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def wait_for(user: User, study_dir: Path, condition, patience_s: float = 120) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, user.logs(study_dir)
+        time.sleep(0.3)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,29 +12,14 @@ import pytest
 from analysis.table import build_table
 from configs.rundir import manifest_ids, read_status, run_dir_of
 from launch.slurm.submission import submissions
-from tests.slurm.conftest import BASE, User
+from tests.slurm.conftest import BASE, submitted, wait_for
 
 STUDY = f"{BASE}\naxes: {{budget_tokens: [2^12], batch_tokens: [2^8], lr: [2^-8, 2^-7, 2^-6]}}\n"
 LONG = f"{BASE}\naxes: {{budget_tokens: [2^19], batch_tokens: [2^8], lr: [2^-8]}}\n"
 
 
-def submitted(user: User, name: str, text: str = STUDY, **site: object) -> Path:
-    """A study of that name, submitted."""
-    out = user.home / name
-    done = user.bcrit("submit", user.study(name, text), "--site", user.site(**site), "--out", out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
-
-
 def states(study_dir: Path) -> list[str]:
     return [read_status(run_dir_of(study_dir, identity)).state for identity in manifest_ids(study_dir)]
-
-
-def wait_for(user: User, study_dir: Path, condition, patience_s: float = 120) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, user.logs(study_dir)
-        time.sleep(0.3)
 
 
 def test_a_partition_that_does_not_exist(user):
@@ -70,7 +54,7 @@ def test_a_report_that_is_refused_takes_the_runs_back(user):
 
 
 def test_a_manifest_of_another_study_and_one_that_was_changed(user):
-    mine, other = submitted(user, "mine"), submitted(user, "other", STUDY.replace("2^12", "2^11"))
+    mine, other = submitted(user, "mine", STUDY), submitted(user, "other", STUDY.replace("2^12", "2^11"))
     user.cluster.drain(120)
     before = build_table(mine)
     script = (mine / "slurm/001/array-0.sbatch").read_text()
@@ -94,7 +78,7 @@ def test_a_manifest_of_another_study_and_one_that_was_changed(user):
 
 
 def test_a_run_that_fails_again_and_again_is_parked_and_the_others_finish(user):
-    out = submitted(user, "s", extra="['--hold']")
+    out = submitted(user, "s", STUDY, extra="['--hold']")
     bad = run_dir_of(out, manifest_ids(out)[0])
     (bad / "metrics.001.jsonl").mkdir()  # its record cannot be opened
     (sent,) = submissions(out)
