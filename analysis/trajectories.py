@@ -14,16 +14,17 @@ from configs.schema import RunConfig
 
 CHANGED = 1.5  # factor by which a sharpness must have moved to have risen or fallen
 PROBED = ["tokens", "loss", "sharpness", "preconditioned", "lr"]
-Regime = Literal["sharpening", "constant", "reduction", "driven"]
+Regime = Literal["sharpening", "constant", "reduction", "brief", "driven"]
 
 
 @dataclass(frozen=True)
 class Natural:
-    """What the pre-conditioned sharpness does before it meets its threshold, if it does."""
+    """What the pre-conditioned sharpness does by itself: from where it is below its threshold to where it meets it."""
 
     regime: Regime
-    change: float  # the last such value / that before the first step
-    until_tokens: int  # where the last such probe was
+    change: float  # the last such value / the first
+    from_tokens: int  # where the first such probe was: above 0, it began at its threshold
+    until_tokens: int  # where the last was
     met: bool  # whether the threshold was met at a later probe
 
 
@@ -57,15 +58,20 @@ def trajectories(study_dir: Path) -> pd.DataFrame:
 
 
 def natural(tokens: Sequence[int], preconditioned: Sequence[float], ratio: Sequence[float]) -> Natural:
-    """The regime of a trajectory as long as it is below its threshold (ratio below 1).
+    """The regime of a trajectory while it is below its threshold (ratio below 1), the first time.
 
-    sharpening or reduction: by that point it has risen, or fallen, by more than CHANGED; else constant. driven: it is
-    at the threshold from the first probe on. The paper reads regimes off figures; the factor was chosen here.
+    Adam's first second moment is one gradient's square, so that nearly every trajectory begins far above its threshold;
+    what is natural begins when it has come down. sharpening or reduction: over that stretch it has risen, or fallen, by
+    more than CHANGED; else constant. brief: it was below at one probe only, driven: at none. The paper reads regimes
+    off figures; the factor and the stretch were chosen here.
     """
-    free = next((i for i, value in enumerate(ratio) if not value < 1), len(ratio))
-    met = free < len(ratio)
-    if free == 0:
-        return Natural("driven", nan, tokens[0] if len(tokens) else 0, met)
-    change = preconditioned[free - 1] / preconditioned[0]
+    below = [value < 1 for value in ratio]
+    if not any(below):
+        return Natural("driven", nan, tokens[-1] if len(tokens) else 0, tokens[-1] if len(tokens) else 0, False)
+    first = below.index(True)
+    last = next((i for i in range(first, len(below)) if not below[i]), len(below)) - 1
+    change = preconditioned[last] / preconditioned[first]
     regime: Regime = "sharpening" if change > CHANGED else "reduction" if change < 1 / CHANGED else "constant"
-    return Natural(regime, change, tokens[free - 1], met)
+    if first == last < len(below) - 1:
+        regime, change = "brief", nan
+    return Natural(regime, change, tokens[first], tokens[last], last + 1 < len(below))

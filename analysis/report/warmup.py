@@ -1,7 +1,6 @@
 """The page of `bcrit warmup`: phase diagrams and trajectories, and what they say in plain sentences."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from math import isfinite, log2
@@ -23,12 +22,12 @@ from analysis.stability import catapults
 from analysis.trajectories import natural
 from configs.rundir import write_atomic
 
-_ORDER = "sharpening", "constant", "reduction", "driven"
 _REGIMES = {
-    "sharpening": "rose",
-    "constant": "stayed",
-    "reduction": "fell",
-    "driven": "was at the threshold from the first step on",
+    "sharpening": "rose once below it",
+    "constant": "stayed once below it",
+    "reduction": "fell once below it",
+    "brief": "was below it at one probe only",
+    "driven": "was never below it",
 }
 
 
@@ -78,18 +77,23 @@ def _sentences(regimes: Sequence[dict]) -> list[str]:
     said = []
     for key in sorted({(r["parametrization"], r["optimizer"], r["second_moment"]) for r in regimes}):
         mine = [r for r in regimes if (r["parametrization"], r["optimizer"], r["second_moment"]) == key]
-        counts = Counter(r["regime"] for r in mine)
-        free = [r["change"] for r in mine if r["regime"] != "driven"]
-        text = "; ".join(f"in {counts[name]} it {_REGIMES[name]}" for name in _ORDER if counts[name])
-        firsts = fmean(r["first"] for r in mine)
-        by = f"Before it met the threshold it changed by a factor of {_span(pd.Series(free))}. " if free else ""
-        met = sum(r["met"] for r in mine)
-        thrown = sum(r["catapults"] for r in mine)
+        parts = []
+        for regime, words in _REGIMES.items():
+            if these := [r["change"] for r in mine if r["regime"] == regime]:
+                by = f" (× {_span(pd.Series(these))})" if isfinite(these[0]) else ""
+                parts.append(f"in {len(these)} it {words}{by}")
+        above = sum(r["from_tokens"] > 0 for r in mine)
+        met, thrown = sum(r["met"] for r in mine), sum(r["catapults"] for r in mine)
         said.append(
-            f"{_name(key)}: λ(P⁻¹H) is {plain(firsts)} before the first step. Of {len(mine)} runs, {text}. "
-            f"{by}It met the threshold in {met}, with {thrown} catapults in all."
+            f"{_name(key)}: before the first step λ(P⁻¹H) is {compact(fmean(r['first'] for r in mine))}, above its "
+            f"threshold in {above} of {len(mine)} runs; {'; '.join(parts)}. "
+            f"It met the threshold (again) in {met} runs, with {thrown} catapults in all."
         )
     return said
+
+
+def _tokens(count: int) -> str:
+    return compact(count) if count else "0"
 
 
 def _tolerated(rows: Iterable[Row]) -> list[str]:
@@ -200,7 +204,18 @@ def _table(rows: Iterable[Row]) -> str:
 def _trajectory_table(regimes: Sequence[dict]) -> str:
     if not regimes:
         return ""
-    head = ("parametrisation", "way", "warmup", "peak η", "seed", "λ(P⁻¹H) at first", "regime", "× until", "tokens")
+    head = (
+        "parametrisation",
+        "way",
+        "warmup",
+        "peak η",
+        "seed",
+        "λ(P⁻¹H) at first",
+        "regime",
+        "×",
+        "from",
+        "to tokens",
+    )
     head = (*head, "met", "catapults", "height")
     cells = [
         (
@@ -209,15 +224,16 @@ def _trajectory_table(regimes: Sequence[dict]) -> str:
             "none" if not r["warmup_tokens"] else grid_count(r["warmup_tokens"]),
             power_of_two(log2(r["lr"])),
             str(r["seed"]),
-            plain(r["first"]),
+            compact(r["first"]),
             r["regime"],
             hundredths(r["change"]) if isfinite(r["change"]) else "",
-            compact(r["until_tokens"]) if r["until_tokens"] else "0",
+            _tokens(r["from_tokens"]),
+            _tokens(r["until_tokens"]),
             "yes" if r["met"] else "no",
             str(r["catapults"]),
             plain(r["height"]),
         )
-        for r in regimes
+        for r in sorted(regimes, key=lambda r: tuple(r[name] for name in (*CELL, "lr", "seed")))
     ]
     return "<h3>Trajectories</h3>" + html_table(head, cells, "Trajectories")
 

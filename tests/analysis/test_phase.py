@@ -126,25 +126,27 @@ def test_tables_that_have_no_diagram(change, message):
 
 
 @pytest.mark.parametrize(
-    ("p", "ratio", "regime", "change", "until", "met"),
+    ("p", "ratio", "regime", "change", "stretch", "met"),
     [
-        ([100, 120, 160], [0.1, 0.2, 0.3], "sharpening", 1.6, 2, False),
-        ([100, 120, 140], [0.1, 0.2, 0.3], "constant", 1.4, 2, False),
-        ([100, 50, 10], [0.1, 0.2, 0.3], "reduction", 0.1, 2, False),
+        ([100, 120, 160], [0.1, 0.2, 0.3], "sharpening", 1.6, (0, 2), False),
+        ([100, 120, 140], [0.1, 0.2, 0.3], "constant", 1.4, (0, 2), False),
+        ([100, 50, 10], [0.1, 0.2, 0.3], "reduction", 0.1, (0, 2), False),
         (
             [100, 50, 300],
             [0.1, 0.2, 1.3],
             "reduction",
             0.5,
-            1,
+            (0, 1),
             True,
         ),  # what comes after it met the threshold is not its own
-        ([100, 50, 10], [1.1, 0.2, 0.3], "driven", nan, 0, True),
+        ([100, 50, 10], [1.1, 0.2, 0.3], "reduction", 0.2, (1, 2), False),  # it has come down to its own
+        ([100, 50, 99], [1.1, 0.9, 1.3], "brief", nan, (1, 1), True),
+        ([100, 50, 10], [1.1, 2.2, 1.3], "driven", nan, (2, 2), False),
     ],
 )
-def test_natural_regimes(p, ratio, regime, change, until, met):
+def test_natural_regimes(p, ratio, regime, change, stretch, met):
     found = natural([0, 1, 2], p, ratio)
-    assert (found.regime, found.until_tokens, found.met) == (regime, until, met)
+    assert (found.regime, found.from_tokens, found.until_tokens, found.met) == (regime, *stretch, met)
     assert found.change == pytest.approx(change, nan_ok=True)
 
 
@@ -196,8 +198,8 @@ def test_the_page_says_it_with_numbers(tmp_path):
     )
     assert "its best loss is +0.000 nats away (seeds scatter by 0.007)" in said
     assert "the rate before the first step is 0.0156, found in 10 forward passes" in said
-    assert "mup, Adam: λ(P⁻¹H) is 400 before the first step" in said
-    assert "in 5 it fell; in 5 it was at the threshold from the first step on" in said
+    assert "mup, Adam: before the first step λ(P⁻¹H) is 400, above its threshold in 5 of 10 runs" in said
+    assert "; in 5 it fell once below it (× 0.100)" in said
     content = json.loads((tmp_path / "warmup.json").read_text())
     assert len(content["rows"]) == 16
     assert {t["catapults"] for t in content["trajectories"] if t["lr"] == 0.25} == {1}
