@@ -26,6 +26,9 @@ down), q, k, v, the gate, and the up projection; an RMSNorm's fp32 input and nor
   2 w d + 8 h; with torch.compile alone nothing, because it keeps their inputs in place of q and k
 - activation checkpointing: w d, and one block as above while it is recomputed
 
+A sharpness probe and a warmup that looks at the loss work on whole fp32 copies, between steps, on every rank: vectors
+of P numbers, counted by the tests. Activations of their batch are left out.
+
 The loss holds 12 bytes a token and vocabulary entry: fp32 log-probabilities, their gradient, and that of the logits.
 Not counted: the CUDA context, communication buffers, fragmentation.
 """
@@ -40,6 +43,7 @@ from configs.optimizers import TRAITS
 from configs.schema import RunConfig
 
 LIVE_PARAMETERS = 10**9  # that ZeRO-3 keeps gathered at most (its max_live_parameters)
+PROBE_VECTORS = 26  # whole fp32 vectors of a sharpness probe at its peak
 MOST_RANKS = 1024  # that a remedy proposes
 
 
@@ -58,6 +62,7 @@ class Memory:
     activations: int  # estimate: kept from the forward pass of one micro-batch
     recomputed: int  # estimate: of one block, under activation checkpointing
     logits: int  # estimate: log-probabilities and gradients of the loss
+    probe: int  # estimate: whole fp32 vectors of a sharpness probe, or of a warmup's trial steps
 
     @property
     def state(self) -> int:
@@ -67,8 +72,12 @@ class Memory:
     @property
     def total(self) -> int:
         """The estimated peak."""
-        passing = self.activations + max(self.recomputed, self.logits)
-        return self.state + self.gathered + max(self.copies, passing)
+        return self.state + self.gathered + max(self.copies, self.passing, self.probe)
+
+    @property
+    def passing(self) -> int:
+        """What a forward and backward pass adds."""
+        return self.activations + max(self.recomputed, self.logits)
 
 
 def memory(config: RunConfig, n_params: int, micro_batch_seqs: int, world_size: int) -> Memory:
@@ -99,7 +108,14 @@ def memory(config: RunConfig, n_params: int, micro_batch_seqs: int, world_size: 
         activations=model.depth * (w * width * tokens if checkpointed else block) + final_norm,
         recomputed=block if checkpointed else 0,
         logits=12 * model.vocab_size * tokens,
+        probe=4 * _probe_vectors(config) * n_params,
     )
+
+
+def _probe_vectors(config: RunConfig) -> int:
+    """Whole fp32 vectors that are there at the peak of what looks at the loss between steps."""
+    trial = 4 + 2 * TRAITS[config.optimizer.kind].moments if config.schedule.warmup != "linear" else 0
+    return max(PROBE_VECTORS if config.log.sharpness.every_tokens else 0, trial)
 
 
 def _moments(config: RunConfig, stepped: int) -> int:
@@ -121,7 +137,8 @@ def memory_text(held: Memory) -> str:
     """The sum of the parts in GiB; parts of nothing are left out."""
     states = ("weights", "gradients", "master_weights", "moments", "average", "buckets")
     passing = ("activations", "recomputed" if held.recomputed > held.logits else "logits")
-    peak = ("gathered", *(passing if sum(getattr(held, part) for part in passing) > held.copies else ("copies",)))
+    largest = max((held.copies, ("copies",)), (held.passing, passing), (held.probe, ("probe",)))
+    peak = ("gathered", *largest[1])
     more = _gib(held.total - held.state)
     return f"model state {_gib(held.state)} GiB = {_sum(held, states)}; about {more} GiB more = {_sum(held, peak)}"
 

@@ -18,6 +18,8 @@ from configs.plan import Hardware, Plan, n_params, plan
 from configs.schema import ModelConfig, RunConfig
 from train.build import built
 from train.model import build, loss_of
+from train.sharpness import Probe, probe_sharpness
+from train.trial import trial_steps
 
 PLAIN = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
 ABLATED = [(*engine, "qk_norm", "tied") for engine in ((0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "fp32"))]
@@ -148,6 +150,26 @@ def test_a_pass_takes_the_estimated_memory(precision: str, checkpointing: bool, 
     with Live() as live:
         loss_of(network, tokens).backward()
     assert live.peak == pytest.approx(planned.activations + max(planned.logits, planned.recomputed), rel=0.01)
+
+
+@pytest.mark.parametrize("what", ["probe", "trial"])
+def test_what_looks_at_the_loss_holds_the_planned_vectors(what, process_group):
+    """At ZeRO-1, where weights and moments must be gathered; on a model whose parameters outweigh its activations."""
+    fields = {"model": {"width": 128, "depth": 2, "seq_len": 8}, "batch_tokens": 8, "budget_tokens": 2**10}
+    looks = {"log": {"sharpness": {"every_tokens": 8, "seqs": 1}}} if what == "probe" else {}
+    warmup = {} if what == "probe" else {"schedule": {"warmup": "critical", "warmup_tokens": 2**9}}
+    config = RunConfig.model_validate({**fields, **looks, **warmup, "engine": {"zero_stage": 1}})
+    planned, tokens = plan(config, Hardware(1)), torch.arange(9)[None]
+    with built(config, planned) as (engine, rows):
+        engine.backward(loss_of(engine, tokens))
+        engine.step()
+        with Live() as live:
+            if what == "probe":
+                probe_sharpness(Probe(tokens), engine, rows, config, 8)
+            else:
+                loss_after, _ = trial_steps(engine, config, [tokens])
+                loss_after(0.1)
+    assert live.peak == pytest.approx(planned.memory.probe, rel=0.1)
 
 
 def kept_by_autograd(network: torch.nn.Module, tokens: torch.Tensor) -> int:
