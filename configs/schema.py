@@ -184,7 +184,7 @@ class LogConfig(Frozen):
     noise: Literal["gradients", "gains"] | None = Field(
         default=None,
         description="The gradient's noise: gradients: from micro-batches and ranks; gains: of the norms' gains, from "
-        "sequences, at one step in 8 (empty: none).",
+        "sequences; at one step in 2 and in 8 (empty: none).",
     )
     sharpness: SharpnessConfig = SharpnessConfig()
     wandb: Literal["offline", "online", "disabled"] = Field(

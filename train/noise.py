@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.moments import GAIN_STEPS, half_life_tokens, part_tokens, two_batch, whole_tokens
+from configs.moments import WATCHED, half_life_tokens, part_tokens, two_batch, whole_tokens
 from configs.plan import Plan
 from configs.schema import RunConfig
 from train.engine import Engine
@@ -49,7 +49,7 @@ class NoiseProbe:
 
     def __init__(self, engine: Engine, config: RunConfig, plan: Plan) -> None:
         self._engine, self._accumulation, self._micro = engine, plan.accumulation, plan.micro_batch_seqs
-        self._gains = config.log.noise == "gains"
+        self._gains, self._every = config.log.noise == "gains", WATCHED[config.log.noise or "gains"]
         self._active = False
         self._squares: list[list[Tensor]] = [[] for _ in KINDS]  # of the micro-batch that is under way
         self._small: list[Tensor] = []  # (K,), one a micro-batch
@@ -71,7 +71,7 @@ class NoiseProbe:
 
     def begin(self, step: int, recorded: bool) -> None:
         """A step begins, its number from 1; the change of the weights is measured if it will be recorded."""
-        self._active = not self._gains or step % GAIN_STEPS == 0
+        self._active = step % self._every == 0
         self._before = [tensor.detach().clone() for tensor in stepped(self._engine)] if recorded else None
 
     def after_backward(self, weight: float, last: bool) -> None:
