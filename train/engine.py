@@ -79,8 +79,17 @@ def device_label() -> str:
 def peak_memory_bytes() -> int:
     """Most memory this process has held: on its GPU, or resident."""
     if device().type == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return _peak_resident_bytes()
     return accelerator.max_memory_allocated()
+
+
+def _peak_resident_bytes() -> int:
+    """Of this process. Linux's ru_maxrss will not do: a process begins with that of the one which started it."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes where there is no /proc, as on macOS
 
 
 def device_memory() -> int | None:

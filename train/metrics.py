@@ -33,12 +33,12 @@ class Record:
 
         Raises RuntimeError, on this rank alone, if another process has taken the run over.
         """
-        self.status = self.status.model_copy(
-            update={"updated": time.time(), "peak_memory_bytes": peak_memory_bytes(), **changes}
-        )
+        self.status = self.status.model_copy(update=changes)
         if self._writes and (now or time.monotonic() - self._written > INTERVAL_S):
             if lost(self.run_dir):
                 raise RuntimeError(TAKEN_OVER)
+            measured = {"updated": time.time(), "peak_memory_bytes": peak_memory_bytes()}
+            self.status = self.status.model_copy(update=measured)
             write_status(self.run_dir, self.status)
             self._written = time.monotonic()
 

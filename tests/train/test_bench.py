@@ -1,12 +1,15 @@
 """The benchmark's loops do the same work, and the command writes what it measured."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from configs.plan import Hardware, plan
 from launch.bench_cases import tiny
+from tests.processes import ENVIRONMENT
 from tests.ranks import run_bcrit
 from train.bench.loops import bare, engine_only
 from train.bench.measure import ratio, shortened, with_data
@@ -69,3 +72,11 @@ def test_the_command_writes_what_it_measured(tmp_path, data_dir):
     assert all(0 < cost["low"] <= cost["median"] <= cost["high"] for cost in probes.values())
     assert "speed / bare" in printed
     assert "peak memory" in printed
+
+
+def test_peak_memory_is_that_of_the_process_itself():
+    """A process whose parent was large is not large: the kernel's ru_maxrss says so."""
+    large = bytearray(3 * 2**29)
+    code = "from train.engine import peak_memory_bytes as p; print(p())"
+    said = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert 2**26 < int(said.stdout.split()[-1]) < len(large)
