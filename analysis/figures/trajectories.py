@@ -30,10 +30,11 @@ def trajectories(probes: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     peaks = runs[[*known, "lr"]].rename(columns={"lr": "peak"}).drop_duplicates("run_id")
     data = probes.merge(peaks, on="run_id") if len(probes) else pd.DataFrame()
     caption = (
-        "Measured on one fixed batch, before the steps marked. Dashed, in the colour of the run: the threshold above "
-        "which Adam with this P would be unstable on a quadratic, (2 + 2β<sub>1</sub>) / ((1 − β<sub>1</sub>) η), at "
-        "the learning rate η of the step that follows. Dotted: 2 / η, that of λ(H) under plain gradient descent; the "
-        "CSV has that with momentum, (2 + 2β<sub>1</sub>) / η, too. Click a name to hide a run with its thresholds."
+        "The first seed of each, measured on one fixed batch before the steps marked. Dashed, in the colour of the "
+        "run: the threshold above which Adam with this P would be unstable on a quadratic, "
+        "(2 + 2β<sub>1</sub>) / ((1 − β<sub>1</sub>) η), at the learning rate η of the step that follows. Dotted: "
+        "2 / η, that of λ(H) under plain gradient descent; the CSV has that with momentum, (2 + 2β<sub>1</sub>) / η, "
+        "too. Click a name to hide a run with its thresholds."
     )
     if data.empty:
         reason = "Not drawn: no run has sharpness probes (log.sharpness.every_tokens)."

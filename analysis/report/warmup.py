@@ -87,7 +87,7 @@ def _sentences(regimes: Sequence[dict]) -> list[str]:
         said.append(
             f"{_name(key)}: before the first step λ(P⁻¹H) is {compact(fmean(r['first'] for r in mine))}, above its "
             f"threshold in {above} of {len(mine)} runs; {'; '.join(parts)}. "
-            f"It met the threshold (again) in {met} runs, with {thrown} catapults in all."
+            f"It met the threshold (again) in {met} run{'s' * (met != 1)}, with {thrown} catapults in all."
         )
     return said
 

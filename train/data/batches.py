@@ -6,6 +6,7 @@ token but the first is a target exactly once. Windows cross documents and shards
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from configs.errors import ConfigError
 from configs.manifest import Manifest, SplitName, count_sequences
 from train.data.order import sequence_index
+
+BLOCK = 1024  # samples whose order is worked out at once: for a few it takes as long, a twentieth of a small run's step
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,21 @@ def sequences(store: TokenStore, seed: int, first_sample: int, count: int) -> np
 
     Inputs are [:, :-1], targets [:, 1:]. Raises IndexError beyond the one pass.
     """
-    samples = np.arange(first_sample, first_sample + count)
-    return windows(store, sequence_index(samples, store.n_sequences, seed))
+    end = first_sample + count
+    if first_sample < 0 or end > store.n_sequences:
+        raise IndexError(
+            f"samples {first_sample}..{end - 1} are asked for, but there are {store.n_sequences} sequences"
+        )
+    first = first_sample // BLOCK
+    blocks = [_order(store.n_sequences, seed, block) for block in range(first, -(-end // BLOCK))]
+    begin = first_sample - first * BLOCK
+    return windows(store, np.concatenate(blocks)[begin : begin + count])
+
+
+@lru_cache(maxsize=16)
+def _order(n_sequences: int, seed: int, block: int) -> np.ndarray:
+    """Sequence numbers of the samples of a block; not to be changed."""
+    return sequence_index(np.arange(block * BLOCK, min((block + 1) * BLOCK, n_sequences)), n_sequences, seed)
 
 
 def windows(store: TokenStore, indices: np.ndarray) -> np.ndarray:
