@@ -29,14 +29,15 @@ def statuses(study_dir: Path) -> list[Status]:
 
 
 def test_preempted_tasks_checkpoint_and_go_on(user: User, data_dir: Path) -> None:
+    """When the grace begins SLURM signals the ranks alone, which checkpoint; their task launches them once more."""
     out = started(user)
     urgent = user.home / "urgent.sbatch"
     urgent.write_text("#!/bin/bash\n#SBATCH -p urgent -N 4 --exclusive --no-requeue\nsleep 5\n")
     user.cluster.run("sbatch", "--chdir", user.home, "-o", user.home / "urgent.log", urgent)
     user.cluster.drain(200)
     assert {status.state for status in statuses(out)} == {"finished"}, user.logs(out)
-    assert all(status.attempt == 2 and status.resumed > 2**14 for status in statuses(out)), user.logs(out)
-    alone = user.home / "alone"
+    assert all(status.resumed > 2**14 for status in statuses(out)), user.logs(out)
+    alone = user.home / "alone" / "s"  # a study is called by its folder
     code, said = run_bcrit("run", user.home / "s.yaml", "--out", alone, "--data-dir", data_dir, log=user.home / "log")
     assert code == 0, said
     tables = [build_table(study).drop(columns=INCIDENTAL) for study in (out, alone)]
@@ -49,4 +50,4 @@ def test_a_task_goes_on_at_once_when_slurmstepd_dies(user: User) -> None:
     send(victims(out, user.cluster)["slurmstepd"], signal.SIGKILL)
     wait_for(user, out, lambda: all(status.attempt == 2 and status.tokens > status.resumed for status in statuses(out)))
     assert all(status.resumed > 0 for status in statuses(out))
-    assert "0 waiting" in user.bcrit("cancel", out, "--now").stdout
+    assert "2 running ones" in user.bcrit("cancel", out, "--now").stdout
