@@ -121,12 +121,12 @@ class Attempt:
         if self._ema is not None:
             update_ema(self._ema, self._engine.module, self._forgotten)
 
-    def taken(self, tokens: int) -> str:
-        """A step has come to `tokens`: record it where that is due. Why the run has diverged, or nothing."""
+    def taken(self, tokens: int) -> str | None:
+        """A step has come to `tokens`: record it where that is due. Why the run has diverged, or None."""
         due = self._recorded(tokens) or self.position.skipped_in_a_row > MAX_SKIPPED
         sizes = self._gather() if due else []
         self.pace.step()
-        return self._recording(tokens, sizes) if due else ""
+        return self._recording(tokens, sizes) if due else None
 
     def probe(self, tokens: int) -> None:
         """Measure how sharp the loss is, where that is due."""
@@ -226,8 +226,8 @@ class Attempt:
         self.position.noise.pending += new
         return sizes
 
-    def _recording(self, tokens: int, sizes: list[Any]) -> str:
-        """Write the record at `tokens`. Why the run has diverged, or nothing."""
+    def _recording(self, tokens: int, sizes: list[Any]) -> str | None:
+        """Write the record at `tokens`. Why the run has diverged, or None."""
         config, position, losses = self._config, self.position, self._losses
         train_loss = sum(losses) / len(losses) if losses else None
         found, level = 0, position.level
