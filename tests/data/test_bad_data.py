@@ -52,7 +52,11 @@ def source(tmp_path_factory):
         ("a.jsonl", b"", r"source: '.*a\.jsonl' is empty; name files with documents"),
         ("a.jsonl", b'{"text": null}\n{"text": ""}\n', "gives 0 training and 0 validation documents"),
         ("a.jsonl.gz", b"not compressed", r"source: cannot read '.*a\.jsonl\.gz': Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 999)[:-9], "source: cannot read .*: Compressed file ended"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "a"}\n' * 999, mtime=0)[:-9],
+            "source: cannot read .*: Compressed file ended",
+        ),
         ("a.parquet", b"PAR1 and nothing else", r"source: cannot read '.*a\.parquet'"),
     ],
 )
