@@ -60,6 +60,7 @@ def array_script(job: Job, site: SiteConfig, tasks: range, at_a_time: int | None
         "set -eo pipefail",
         *site.setup,
         'export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK" SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"',
+        "unset RANK LOCAL_RANK WORLD_SIZE  # of another launch, where this was submitted from inside one",
         *device,
         "# Compiled kernels: a directory of its own for each job, on the node, since shared ones get corrupted.",
         f'export BCRIT_CACHE="{site.cache_dir}/bcrit-$SLURM_JOB_ID"',

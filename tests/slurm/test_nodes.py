@@ -7,8 +7,13 @@ from tests.slurm.conftest import BASE
 RUN = f"{BASE}\naxes: {{budget_tokens: [2^12], batch_tokens: [2^9]}}\n"
 
 
-def test_two_nodes_give_the_curve_of_one(user):
-    """Two ranks over gloo, on one node and on two, by srun and by the `deepspeed` launcher without ssh."""
+def test_two_nodes_give_the_curve_of_one(user, monkeypatch):
+    """Two ranks over gloo, on one node and on two, by srun and by the `deepspeed` launcher without ssh.
+
+    Submitted from inside another launch, whose variables sbatch takes along.
+    """
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setitem(user.cluster.environment, name, value)
     study = user.study("pair", RUN)
     cases = [("srun", 1), ("srun", 2), ("deepspeed", 2)]
     outs = [user.home / f"{launcher}-{nodes}" for launcher, nodes in cases]

@@ -9,7 +9,7 @@ from torch import nn
 
 from configs.rundir import read_metrics, read_status
 from tests.train.conftest import assert_same_tensors, checkpoints_of, science, tensors_of
-from train import loop
+from train import attempt, loop
 from train.data.prefetch import AHEAD, prefetched
 from train.divergence import LEVEL_HALF_LIFE, MAX_SKIPPED, spikes
 from train.ema import averaged, start_ema, update_ema
@@ -51,7 +51,7 @@ def test_how_often_is_logged_changes_no_spike():
 
 
 def test_a_run_that_only_skips_is_found_out_across_stops(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "look_ahead", lambda network, micro: math.nan)
+    monkeypatch.setattr(attempt, "look_ahead", lambda network, micro: math.nan)
     for _ in range(3):
         status = run(tmp_path / "run", "on_spike=skip", "budget_tokens=8192", stop_after=7)
     assert (status.state, status.skipped) == ("diverged", MAX_SKIPPED + 1)
@@ -89,7 +89,7 @@ def test_looking_ahead_changes_no_number(run, tmp_path):
 
 
 def test_a_run_that_only_skips_has_diverged(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "look_ahead", lambda network, micro: math.nan)
+    monkeypatch.setattr(attempt, "look_ahead", lambda network, micro: math.nan)
     status = run(tmp_path / "run", "on_spike=skip", "budget_tokens=8192")
     assert status.state == "diverged"
     assert f"{MAX_SKIPPED + 1} steps in a row were skipped at {(MAX_SKIPPED + 1) * 256:,} tokens" in status.message

@@ -169,14 +169,14 @@ def test_a_resumed_run_does_not_start_again(run, tmp_path, kind, stage):
 
 def test_gi_adam_leaves_a_first_step_out_if_it_is_skipped(run, tmp_path, monkeypatch):
     """v is started by the first step that is taken, whichever that is."""
-    from train import loop
+    from train import attempt
 
-    honest, seen = loop.spikes, iter([True, True])
+    honest, seen = attempt.spikes, iter([True, True])
 
     def spikes(losses, level, ratio):
         return next(seen, False), honest(losses, level, ratio)[1]
 
-    monkeypatch.setattr(loop, "spikes", spikes)
+    monkeypatch.setattr(attempt, "spikes", spikes)
     status = run(tmp_path / "run", "optimizer.second_moment=gradient", "on_spike=skip")
     assert (status.state, status.skipped) == ("finished", 2)
 
