@@ -68,7 +68,7 @@ class Attempt:
         )
         self._losses = self.position.pending  # of the steps since the last record, reduced over ranks
         self._fresh: list[torch.Tensor] = []  # of the last steps, still this rank's
-        self._lr, self._grad_norm, self._ahead = config.lr, None, math.nan  # of the last step
+        self._lr, self._grad_norm = config.lr, None  # of the last step
         self._noise = NoiseProbe(engine, config, plan) if config.log.noise else None
         self._probe = open_probe(train_store, config, plan) if config.log.sharpness.every_tokens else None
         self._warmup, self._looks = Warmup(**self.position.warmup or {}), []  # the batch that a warmup looks at
@@ -106,12 +106,12 @@ class Attempt:
         self._lr = self._rate(begin)
         set_lr(self._engine, self._lr)
         micro = [batch.to(self._where, non_blocking=True) for batch in mine.split(self._plan.micro_batch_seqs)]
-        stands_out, level = False, position.level
+        ahead, stands_out, level = math.nan, False, position.level
         if config.on_spike == "skip":
-            self._ahead = look_ahead(self._engine.module, micro)
-            stands_out, level = spikes([self._ahead], position.level, config.spike_ratio)
+            ahead = look_ahead(self._engine.module, micro)
+            stands_out, level = spikes([ahead], position.level, config.spike_ratio)
         if stands_out:
-            self._write({"kind": "skip", "tokens": tokens, "loss": self._ahead})
+            self._write({"kind": "skip", "tokens": tokens, "loss": ahead})
             position.skipped += 1
             position.skipped_in_a_row += 1
             self._grad_norm = None

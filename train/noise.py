@@ -49,7 +49,8 @@ class NoiseProbe:
 
     def __init__(self, engine: Engine, config: RunConfig, plan: Plan) -> None:
         self._engine, self._accumulation, self._micro = engine, plan.accumulation, plan.micro_batch_seqs
-        self._gains, self._every = config.log.noise == "gains", WATCHED[config.log.noise or "gains"]
+        assert config.log.noise is not None
+        self._gains, self._every = config.log.noise == "gains", WATCHED[config.log.noise]
         self._active = False
         self._squares: list[list[Tensor]] = [[] for _ in KINDS]  # of the micro-batch that is under way
         self._small: list[Tensor] = []  # (K,), one a micro-batch

@@ -75,7 +75,7 @@ def test_the_command_writes_what_it_measured(tmp_path, data_dir):
 
 
 def test_peak_memory_is_that_of_the_process_itself():
-    """A process whose parent was large is not large: the kernel's ru_maxrss says so."""
+    """A process whose parent was large is not large; ru_maxrss, which survives exec, would say it is."""
     large = bytearray(3 * 2**29)
     code = "from train.engine import peak_memory_bytes as p; print(p())"
     said = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
